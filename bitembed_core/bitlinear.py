@@ -1,0 +1,135 @@
+"""BitLinear: a linear layer with ternary weights, 8-bit activations and, where SubLN asks for it, its own RMSNorm.
+
+One module, three lives:
+- latent: a floating-point `weight` that is quantized at every forward and receives straight-through gradients;
+- frozen: int8 codes in {-1, 0, 1} and one scale, no latent weight, no gradient;
+- packed: the frozen weight as it lies on disk, two bits a code (`ternary_packing.py`); it has to be unpacked to run.
+"""
+
+from typing import Literal, Self, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bitembed_core.ops.ternary_linear import TernaryLinearKernel, select_kernel
+from bitembed_core.quantizers import quantize_weight
+from bitembed_core.ternary_packing import packed_width, unpack_ternary
+
+Life = Literal["latent", "frozen", "packed"]
+
+
+class ProjectionNorm(nn.Module):
+    """RMSNorm before a projection (SubLN, Eq 3): `weight * x / sqrt(mean(x^2) + eps)`, in float32."""
+
+    def __init__(self, features: int, eps: float, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+
+
+class BitLinear(nn.Module):
+    """`y = Qx(norm(x)) Qw(W)^T + bias` (Eq 1 to 3); x (..., in_features), y (..., out_features).
+
+    Args:
+        in_features, out_features: as in `nn.Linear`.
+        bias: add a floating-point bias.
+        norm_eps: epsilon of the layer's own RMSNorm; None leaves the norm out.
+        life: which tensors to hold: "latent" a parameter `weight` (out, in); "frozen" int8 `codes` (out, in) and
+            `weight_scale` (); "packed" uint8 `weight` (out, ceil(in / 4)) and `weight_scale` ().
+    """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    codes: Tensor | None
+    weight_scale: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        norm_eps: float | None = 1e-6,
+        life: Life = "latent",
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        if life not in get_args(Life):
+            raise ValueError(f"life must be one of {get_args(Life)}, not {life!r}")
+        self.in_features, self.out_features = in_features, out_features
+        self.norm = ProjectionNorm(in_features, norm_eps, device) if norm_eps is not None else None
+        self.register_parameter("weight", None)
+        self.register_buffer("codes", None)
+        self.register_buffer("weight_scale", None)
+        if life == "latent":
+            self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device))
+            nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        else:
+            self.weight_scale = torch.zeros((), device=device)
+        if life == "frozen":
+            self.codes = torch.zeros(out_features, in_features, dtype=torch.int8, device=device)
+        if life == "packed":
+            packed = torch.zeros(out_features, packed_width(in_features), dtype=torch.uint8, device=device)
+            self.weight = nn.Parameter(packed, requires_grad=False)
+        self.register_parameter(
+            "bias", nn.Parameter(torch.zeros(out_features, device=device)) if bias else None
+        )
+        self.kernel: TernaryLinearKernel = select_kernel("reference", "cpu")
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, norm_eps: float | None, life: Life = "latent") -> Self:
+        """A BitLinear in place of `linear`; a latent one takes over its weight and bias tensors."""
+        module = cls(
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            norm_eps,
+            life,
+            linear.weight.device,
+        )
+        if life == "latent":
+            module.weight = cast(nn.Parameter, linear.weight)
+            module.bias = linear.bias
+        return module
+
+    @property
+    def life(self) -> Life:
+        if self.weight is None:
+            return "frozen"
+        return "latent" if self.weight.is_floating_point() else "packed"
+
+    def freeze(self) -> None:
+        """Keep only the ternary codes and their scale; a latent or packed weight is dropped."""
+        if self.weight is not None:
+            codes, scale = self.ternary()
+            self.weight = None
+            self.codes, self.weight_scale = codes, scale
+
+    def ternary(self) -> tuple[Tensor, Tensor]:
+        """Codes int8 (out, in) and scale (), whichever life the layer is in."""
+        if self.weight is None:
+            assert self.codes is not None
+            assert self.weight_scale is not None
+            return self.codes, self.weight_scale
+        if self.weight.is_floating_point():
+            return quantize_weight(self.weight.detach())
+        assert self.weight_scale is not None
+        return unpack_ternary(self.weight.detach(), self.in_features), self.weight_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.weight is not None and self.weight.is_floating_point():
+            y = self.kernel.latent(x, self.weight)
+        else:
+            y = self.kernel.frozen(x, *self.ternary())
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
+            f"life={self.life}, kernel={self.kernel.name}"
+        )

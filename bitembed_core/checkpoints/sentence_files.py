@@ -1,0 +1,112 @@
+"""The files that make a model folder a sentence-transformers model: modules, pooling, prompts, maximal length."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bitembed_core.files import read_json, write_json
+from bitembed_core.pooling import POOLING_MODES, PoolingMode
+
+logger = logging.getLogger(__name__)
+
+MODULES = "modules.json"
+POOLING_FOLDER = "1_Pooling"
+FLAGS: dict[PoolingMode, str] = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+}
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass
+class SentenceSettings:
+    """How a model turns text into a vector, apart from its weights."""
+
+    pooling: PoolingMode
+    max_length: int
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+
+
+def read_settings(folder: Path | None, is_decoder: bool, longest: int) -> SentenceSettings:
+    """Read the settings of a model folder; what is missing is assumed, and said aloud.
+
+    Args:
+        folder: model folder, or None when there is none (a GGUF file).
+        is_decoder: a causal model; without pooling files it pools the last token, other models the mean.
+        longest: the most tokens the architecture takes.
+
+    Raises:
+        ValueError: a pooling mode or a module that BitEmbedder does not have.
+    """
+    pooling: PoolingMode | None = None
+    if folder is not None and (folder / MODULES).is_file():
+        pooling = _read_modules(folder)
+    elif folder is not None and (folder / POOLING_FOLDER / "config.json").is_file():
+        pooling = _read_pooling(folder / POOLING_FOLDER / "config.json")
+    if pooling is None:
+        pooling = "last" if is_decoder else "mean"
+        logger.warning("%s names no pooling; %s-token pooling is assumed", folder or "the model", pooling)
+    length = min(longest, DEFAULT_MAX_LENGTH)
+    if folder is not None and (folder / "sentence_bert_config.json").is_file():
+        length = read_json(folder / "sentence_bert_config.json").get("max_seq_length") or length
+    settings = SentenceSettings(pooling, min(length, longest))
+    if folder is not None and (folder / "config_sentence_transformers.json").is_file():
+        saved = read_json(folder / "config_sentence_transformers.json")
+        settings.prompts = saved.get("prompts") or {}
+        settings.default_prompt_name = saved.get("default_prompt_name")
+    return settings
+
+
+def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> None:
+    """Write `settings` in the form that every release of sentence-transformers since 2.2 reads."""
+    kinds = [("", "Transformer"), (POOLING_FOLDER, "Pooling"), ("2_Normalize", "Normalize")]
+    write_json(
+        folder / MODULES,
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(kinds)
+        ],
+    )
+    flags = {flag: mode == settings.pooling for mode, flag in FLAGS.items()}
+    pooling = {"word_embedding_dimension": dimension, **flags, "include_prompt": True}
+    write_json(folder / POOLING_FOLDER / "config.json", pooling)
+    (folder / "2_Normalize").mkdir()
+    limits = {"max_seq_length": settings.max_length, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", limits)
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "prompts": settings.prompts,
+            "default_prompt_name": settings.default_prompt_name,
+            "similarity_fn_name": "cosine",
+        },
+    )
+
+
+def _read_modules(folder: Path) -> PoolingMode | None:
+    pooling = None
+    for module in read_json(folder / MODULES):
+        kind = module["type"].rpartition(".")[2]
+        if kind == "Pooling":
+            pooling = _read_pooling(folder / module["path"] / "config.json")
+        elif kind not in ("Transformer", "Normalize"):
+            raise ValueError(
+                f"{folder / MODULES} lists a {kind} module; BitEmbedder has Transformer, Pooling and Normalize only"
+            )
+    return pooling
+
+
+def _read_pooling(path: Path) -> PoolingMode:
+    config: dict[str, Any] = read_json(path)
+    named = config.get("pooling_mode")
+    chosen = [mode for mode, flag in FLAGS.items() if config.get(flag)]
+    if named is not None:
+        chosen = [mode for mode in POOLING_MODES if named in (mode, f"{mode}token")]
+    if len(chosen) != 1:
+        raise ValueError(
+            f"{path} does not choose exactly one of the pooling modes {', '.join(POOLING_MODES)}"
+        )
+    return chosen[0]

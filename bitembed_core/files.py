@@ -1,0 +1,50 @@
+"""Files that are either whole or absent: everything is written beside its destination, then renamed."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; on success it replaces `path`, on any error it is removed.
+
+    The caller creates a file or a directory at the yielded path. An existing directory at `path` is moved
+    aside before the rename and removed after it, so a reader sees the old content or the new, never a mixture.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    fresh, stale = scratch / "new", scratch / "old"
+    try:
+        yield fresh
+        if path.is_dir():
+            path.rename(stale)
+            try:
+                fresh.rename(path)
+            except OSError:
+                stale.rename(path)
+                raise
+        else:
+            os.replace(fresh, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically."""
+    with atomic_path(path) as fresh:
+        fresh.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file; ValueError names the file when it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error

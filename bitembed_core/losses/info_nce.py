@@ -1,0 +1,45 @@
+"""Contrastive loss over in-batch and hard negatives (`L_ctr`)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitembed_core.losses.candidates import EmbeddingBatch, candidate_scores
+from bitembed_core.losses.divergence import exclude
+
+
+class InfoNCE(nn.Module):
+    """`-log softmax_{c in C_i}(s(q_i, c) / tau)` at the positive of `q_i`, mean over the queries.
+
+    Args:
+        temperature: tau.
+        false_negative_margin: a negative whose cosine with the query lies more than this above the
+            positive's is taken for an unlabelled positive and dropped (0.1 in Qwen3-Embedding). None keeps
+            all.
+    """
+
+    def __init__(self, temperature: float = 0.02, false_negative_margin: float | None = None) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if false_negative_margin is not None and false_negative_margin < 0:
+            raise ValueError(f"false_negative_margin must not be negative, got {false_negative_margin}")
+        self.temperature = temperature
+        self.false_negative_margin = false_negative_margin
+
+    def forward(
+        self,
+        queries: Tensor,
+        positives: Tensor,
+        negatives: Tensor | None = None,
+        *,
+        offset: int = 0,
+        in_batch: bool = True,
+    ) -> Tensor:
+        """Scalar loss of queries (B, d), positives (P, d) and negatives (P, K, d); see `candidate_scores`."""
+        batch = EmbeddingBatch(queries, positives, negatives)
+        scores_BC, allowed_BC, target_B = candidate_scores(batch, offset, in_batch)
+        if self.false_negative_margin is not None:
+            positive_B1 = scores_BC.gather(1, target_B[:, None])
+            kept_BC = ~(scores_BC > positive_B1 + self.false_negative_margin)
+            allowed_BC = kept_BC if allowed_BC is None else allowed_BC & kept_BC
+        return F.cross_entropy(exclude(scores_BC / self.temperature, allowed_BC), target_B)

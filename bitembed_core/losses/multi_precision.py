@@ -1,0 +1,83 @@
+"""Output precision training: one loss for every storage precision (`L_mp` without its attention term)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bitembed_core.losses.candidates import EmbeddingBatch
+from bitembed_core.losses.info_nce import InfoNCE
+from bitembed_core.losses.similarity import full_precision
+from bitembed_core.losses.similarity_distillation import SimilarityDistillation
+from bitembed_core.storage.output_quantizer import OUTPUT_BITS, fake_quantize_output
+
+
+class MultiPrecisionTerms(NamedTuple):
+    """The total and its unweighted parts by bits per value; `distillation` is empty without a teacher."""
+
+    total: Tensor
+    contrastive: dict[int, Tensor]
+    distillation: dict[int, Tensor]
+
+
+class MultiPrecisionLoss(nn.Module):
+    """`1/|R| sum_{b in R} (L_ctr^(b) + w L_score^(b))`.
+
+    For each b all embeddings of the student, queries and candidates, are rounded to b bits per value (Eq 10
+    and 11, straight-through) before the losses compare them. The teacher's stay in floating point.
+
+    Args:
+        bits: R, out of 1, 2, 4, 8 and 16; 16 is no rounding.
+        contrastive: `L_ctr`, by default `InfoNCE()`.
+        distillation: `L_score`, by default `SimilarityDistillation()`; used when a teacher's batch is given.
+        distillation_weight: w.
+    """
+
+    def __init__(
+        self,
+        bits: Sequence[int] = (1, 2, 4, 8, 16),
+        contrastive: nn.Module | None = None,
+        distillation: nn.Module | None = None,
+        distillation_weight: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if not bits or len(set(bits)) != len(bits) or not set(bits) <= set(OUTPUT_BITS):
+            raise ValueError(f"bits must be different numbers out of {OUTPUT_BITS}, got {tuple(bits)}")
+        self.bits = tuple(bits)
+        self.contrastive = InfoNCE() if contrastive is None else contrastive
+        self.distillation = SimilarityDistillation() if distillation is None else distillation
+        self.distillation_weight = distillation_weight
+
+    def forward(
+        self,
+        student: EmbeddingBatch,
+        teacher: EmbeddingBatch | None = None,
+        *,
+        offset: int = 0,
+        in_batch: bool = True,
+    ) -> MultiPrecisionTerms:
+        """Losses of a student's batch, with the teacher's embeddings of the same texts or None.
+
+        `offset` and `in_batch` are those of `candidate_scores`.
+        """
+        contrastive: dict[int, Tensor] = {}
+        distillation: dict[int, Tensor] = {}
+        for bits in self.bits:
+            rounded = quantize_batch(student, bits)
+            contrastive[bits] = self.contrastive(*rounded, offset=offset, in_batch=in_batch)
+            if teacher is not None:
+                distillation[bits] = self.distillation(rounded, teacher, offset=offset, in_batch=in_batch)
+        total = torch.stack(list(contrastive.values())).mean()
+        if distillation:
+            total = total + self.distillation_weight * torch.stack(list(distillation.values())).mean()
+        return MultiPrecisionTerms(total, contrastive, distillation)
+
+
+def quantize_batch(batch: EmbeddingBatch, bits: int) -> EmbeddingBatch:
+    """The batch with every embedding rounded to `bits` bits per value, gradients straight through."""
+    queries, positives = (fake_quantize_output(full_precision(e), bits) for e in batch[:2])
+    negatives = (
+        None if batch.negatives is None else fake_quantize_output(full_precision(batch.negatives), bits)
+    )
+    return EmbeddingBatch(queries, positives, negatives)

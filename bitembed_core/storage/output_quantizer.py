@@ -1,0 +1,55 @@
+"""Low-bit embeddings (BITEMBED, arXiv 2606.25674, Eq 10 and 11): one scale per vector, evenly spaced levels.
+
+With a = max_j |e_j| and m = 2^b - 1, the code is `z = clip(round((e/a + 1)/2 * m), 0, m)` and the value it
+stands for `(2z/m - 1) a`. One bit is the sign instead, with sign(0) = +1; its values -a and a are those of
+the same formula.
+"""
+
+import torch
+from torch import Tensor
+
+from bitembed_core.quantizers import StraightThrough
+from bitembed_core.storage.bit_packing import CODE_BITS
+
+OUTPUT_BITS = (*CODE_BITS, 16)
+
+
+def output_codes(e: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Eq 10 (`bits` = 1) and the codes of Eq 11 (2, 4, 8), computed in float32.
+
+    Args:
+        e: floating point (..., d); the last axis is one embedding. A zero vector gets scale 0.
+
+    Returns:
+        codes uint8 (..., d) in 0 .. 2^bits - 1; scale float32 (..., 1).
+    """
+    if bits not in CODE_BITS:
+        raise ValueError(f"codes have one of {CODE_BITS} bits, not {bits}")
+    e = e.float()
+    scale = e.abs().amax(dim=-1, keepdim=True)
+    if bits == 1:
+        return (e >= 0).to(torch.uint8), scale
+    m = 2**bits - 1
+    relative = e / torch.where(scale > 0, scale, 1)
+    return ((relative + 1) / 2 * m).round().clamp(0, m).to(torch.uint8), scale
+
+
+def decode_codes(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """The float32 values (..., d) that codes (..., d) and scale (..., 1) stand for: `(2z/m - 1) a`."""
+    # By a tensor, not a number: a GPU would multiply by the number's reciprocal and round otherwise.
+    m = torch.full_like(scale, 2**bits - 1)
+    return (2 * codes.float() / m - 1) * scale
+
+
+def fake_quantize_output(e: Tensor, bits: int) -> Tensor:
+    """`e` (..., d) rounded to `bits` bits per value, in its own dtype; gradient straight through.
+
+    16 bits return `e` itself.
+    """
+    if bits not in OUTPUT_BITS:
+        raise ValueError(f"bits must be one of {OUTPUT_BITS}, not {bits}")
+    if bits == 16:
+        return e
+    with torch.no_grad():
+        values = decode_codes(*output_codes(e, bits), bits)
+    return StraightThrough.apply(e, values)

@@ -1,0 +1,158 @@
+"""Which layers become ternary, where the norms stand, and that calibration keeps the function."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bitembed_core.bitlinear import BitLinear
+from bitembed_core.conversion import (
+    bit_linears,
+    conversion_report,
+    convert_to_bitnet,
+    freeze,
+    input_rms,
+    use_kernel,
+    zero_share,
+)
+from bitembed_core.ops.ternary_linear import TernaryLinearKernel
+from bitembed_core.quantizers import quantize_activation, quantize_weight
+
+DECODER = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+DECODER += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+ENCODER = ["attention.self.query", "attention.self.key", "attention.self.value"]
+ENCODER += ["attention.output.dense", "intermediate.dense", "output.dense"]
+PROJECTIONS = {
+    "qwen3": ("layers", DECODER),
+    "gemma3": ("layers", DECODER),
+    "bert": ("encoder.layer", ENCODER),
+}
+OUTPUTS = ("o_proj", "down_proj", "attention.output.dense", "output.dense")
+
+
+@pytest.mark.parametrize("architecture", PROJECTIONS)
+@pytest.mark.parametrize("sites", ["all", "output"])
+def test_every_linear_of_every_block_and_nothing_else(make_embedder, architecture, sites) -> None:
+    model = make_embedder(architecture).model
+    assert convert_to_bitnet(model, sites) is model
+    prefix, names = PROJECTIONS[architecture]
+    expected = {f"{prefix}.{block}.{name}" for block in range(2) for name in names}
+    found = dict(bit_linears(model))
+    assert set(found) == expected
+    assert not any(isinstance(module, nn.Linear) for module in model.modules())
+    for name, module in found.items():
+        assert (module.norm is not None) == (sites == "all" or name.endswith(OUTPUTS))
+    state = model.state_dict()
+    assert f"{prefix}.0.{names[-1]}.norm.weight" in state  # the released tensor name
+
+
+@pytest.mark.parametrize("architecture", PROJECTIONS)
+def test_the_report_accounts_for_every_parameter(make_embedder, architecture) -> None:
+    model = make_embedder(architecture).model
+    everything = sum(p.numel() for p in model.parameters())
+    convert_to_bitnet(model)
+    report = conversion_report(model)
+    norms = sum(
+        p.numel()
+        for n, p in model.named_parameters()
+        if n.endswith(".norm.weight") and n[:-12] in report.ternary
+    )
+    assert report.ternary_weights + report.floating_point_weights == everything + norms
+    tables = [name for name, why in report.floating_point.items() if why == "embedding table"]
+    assert any("embed" in name for name in tables)
+    assert not any(why.startswith("outside") for why in report.floating_point.values())
+
+
+def test_calibration_sets_the_gain_to_the_mean_rms_of_real_tokens(tiny_embedder, sentences) -> None:
+    model = tiny_embedder.model
+    batch = tiny_embedder.tokenize(sentences)
+    name = "encoder.layer.1.output.dense"
+    seen = []
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(**batch)
+    hook.remove()
+    values = [
+        sum(v * v for v in state.tolist()) ** 0.5 / len(state) ** 0.5
+        for state, real in zip(seen[0].flatten(0, 1), batch["attention_mask"].flatten(), strict=True)
+        if real
+    ]
+    convert_to_bitnet(model, "all", [batch])
+    gain = model.get_submodule(name).norm.weight
+    torch.testing.assert_close(gain, torch.full_like(gain, sum(values) / len(values)), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("architecture", PROJECTIONS)
+def test_calibrated_norms_keep_the_function_and_unit_gains_do_not(
+    make_embedder, sentences, architecture
+) -> None:
+    def similarity(calibrated: bool) -> float:
+        embedder = make_embedder(architecture)
+        batch = embedder.tokenize(sentences)
+        with torch.no_grad():
+            for _, parameter in embedder.model.named_parameters():
+                if parameter.ndim == 2 and parameter.shape[0] != 260:
+                    parameter.mul_(8)  # inputs of the projections get an RMS far from 1
+            before = embedder.embed(batch)
+            convert_to_bitnet(embedder.model, "all", [batch] if calibrated else None)
+            for _, module in bit_linears(embedder.model):
+                module.kernel = TernaryLinearKernel("float", F.linear, F.linear)
+            return F.cosine_similarity(before, embedder.embed(batch)).mean().item()
+
+    assert similarity(calibrated=True) > 0.85
+    assert similarity(calibrated=True) > similarity(calibrated=False)
+
+
+def test_bitlinear_restated() -> None:
+    torch.manual_seed(3)
+    layer = BitLinear(10, 4, bias=True)
+    with torch.no_grad():
+        layer.norm.weight.normal_()
+        layer.bias.normal_()
+    x = torch.randn(2, 3, 10)
+    normed = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.norm.weight
+    x_codes, x_scale = quantize_activation(normed)
+    w_codes, w_scale = quantize_weight(layer.weight)
+    expected = (x_codes.float() @ w_codes.float().t()) * x_scale * w_scale + layer.bias
+    torch.testing.assert_close(layer(x), expected)
+    latent = layer(x)
+    layer.freeze()
+    assert layer.life == "frozen"
+    assert torch.equal(layer(x), latent)
+
+
+def test_freezing_drops_the_latent_weights_and_keeps_the_answers(tiny_embedder, sentences) -> None:
+    tiny_embedder.convert()
+    before = tiny_embedder.encode(sentences)
+    share = zero_share(tiny_embedder.model)
+    freeze(tiny_embedder.model)
+    assert (tiny_embedder.encode(sentences) == before).all()
+    assert zero_share(tiny_embedder.model) == share
+    codes = torch.cat([m.codes.flatten() for _, m in bit_linears(tiny_embedder.model)])
+    assert share == pytest.approx((codes == 0).float().mean().item())
+
+
+@pytest.mark.parametrize("architecture", PROJECTIONS)
+def test_kernels_agree_on_a_whole_model(make_embedder, sentences, architecture) -> None:
+    embedder = make_embedder(architecture)
+    embedder.convert()
+    assert embedder.kernel == "int8"
+    integer = embedder.encode(sentences)
+    assert use_kernel(embedder.model, "reference") == "reference"
+    similarity = (embedder.encode(sentences) * integer).sum(axis=1)
+    assert similarity.min() > 0.999
+
+
+def test_bad_requests(tiny_embedder) -> None:
+    model = tiny_embedder.model
+    with pytest.raises(ValueError, match="'all' or 'output'"):
+        convert_to_bitnet(model, "some")
+    with pytest.raises(ValueError, match="at least one non-empty text"):
+        input_rms(model, [], [])
+    convert_to_bitnet(model)
+    with pytest.raises(ValueError, match="ternary layers already"):
+        convert_to_bitnet(model)
+    odd = nn.Module()
+    odd.config = type("Config", (), {"num_hidden_layers": 3})()
+    with pytest.raises(ValueError, match="no list of transformer blocks"):
+        convert_to_bitnet(odd)

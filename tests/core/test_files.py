@@ -1,0 +1,26 @@
+"""Atomic writes: the old content or the new, never a mixture, and no litter."""
+
+import pytest
+
+from bitembed_core.files import atomic_path, read_json, write_json
+
+
+def test_success_replaces_and_failure_leaves_the_old(tmp_path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+    with atomic_path(tmp_path / "folder") as fresh:
+        fresh.mkdir()
+        (fresh / "one").touch()
+    with atomic_path(tmp_path / "folder") as fresh:
+        fresh.mkdir()
+        (fresh / "two").touch()
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["two"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "folder"]
+
+
+def test_broken_json_is_named(tmp_path) -> None:
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(ValueError, match=r"b\.json is not valid JSON"):
+        read_json(tmp_path / "b.json")
