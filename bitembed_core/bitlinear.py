@@ -10,8 +10,8 @@ from typing import Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from bitembed_core.ops.rms_norm import rms_norm
 from bitembed_core.ops.ternary_linear import TernaryLinearKernel, select_kernel
 from bitembed_core.quantizers import quantize_weight
 from bitembed_core.ternary_packing import packed_width, unpack_ternary
@@ -28,7 +28,7 @@ class ProjectionNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(features, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class BitLinear(nn.Module):

@@ -39,7 +39,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     weight = weight.float()
     scale = weight.abs().mean()
-    codes = (weight / (scale + EPS)).round().clamp(-1, 1)
+    codes = torch.div(weight, scale + EPS).round_().clamp_(-1, 1)
     return codes.to(torch.int8), scale
 
 
@@ -53,8 +53,9 @@ def quantize_activation(x: Tensor) -> tuple[Tensor, Tensor]:
         codes int8 (..., features); scale `g / 127` float32 (..., 1). `Qx(x) = scale * codes`.
     """
     x = x.float()
-    largest = x.abs().amax(dim=-1, keepdim=True)
-    codes = (127.0 * x / (largest + EPS)).round().clamp(-128, 127)
+    low, high = torch.aminmax(x, dim=-1, keepdim=True)
+    largest = torch.maximum(-low, high)
+    codes = torch.mul(x, 127.0).div_(largest + EPS).round_().clamp_(-128, 127)
     return codes.to(torch.int8), largest / 127.0
 
 
