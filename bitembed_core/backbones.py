@@ -1,7 +1,8 @@
 """A backbone and its tokenizer, from a hub id, a folder or a GGUF file. No language-model head, no pooler."""
 
 import inspect
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,7 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
-logger = logging.getLogger(__name__)
+from transformers.utils import logging as hf_logging
 
 QWEN3_END_OF_TEXT = (
     "<|endoftext|>"  # id 151643, what the released checkpoints append; not the chat model's EOS
@@ -60,16 +60,37 @@ def load_backbone(path: Path) -> Backbone:
     """Load the floating-point model in folder `path`, or in the GGUF file `path`, in float32.
 
     Raises:
-        ValueError: the folder's config.json names an architecture that transformers does not know.
+        ValueError: the folder's config.json names an architecture that transformers does not know, or its
+            weights are not all there.
     """
     where: dict[str, Any] = {"pretrained_model_name_or_path": path}
     if path.suffix == ".gguf":
         where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     config = AutoConfig.from_pretrained(**where)
-    model = AutoModel.from_pretrained(**where, dtype=torch.float32, **headless(config))
+    with quiet_transformers():
+        model, loading = AutoModel.from_pretrained(
+            **where, dtype=torch.float32, output_loading_info=True, **headless(config)
+        )
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ValueError(f"{path} lacks {len(missing)} weights of its architecture: {', '.join(missing[:5])}")
     if hasattr(model.config, "quantization_config"):  # a GGUF file's weights arrive dequantized
         del model.config.quantization_config
     return Backbone(model.eval(), AutoTokenizer.from_pretrained(**where))
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the progress bars and loading tables of transformers; what matters in them is checked here."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def empty_backbone(path: Path) -> PreTrainedModel:

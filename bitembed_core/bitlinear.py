@@ -11,8 +11,7 @@ from typing import Literal, Self, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from bitembed_core.ops.rms_norm import rms_norm
-from bitembed_core.ops.ternary_linear import TernaryLinearKernel, select_kernel
+from bitembed_core.ops.ternary_linear import Norm, TernaryLinearKernel, select_kernel
 from bitembed_core.quantizers import quantize_weight
 from bitembed_core.ternary_packing import packed_width, unpack_ternary
 
@@ -20,15 +19,12 @@ Life = Literal["latent", "frozen", "packed"]
 
 
 class ProjectionNorm(nn.Module):
-    """RMSNorm before a projection (SubLN, Eq 3): `weight * x / sqrt(mean(x^2) + eps)`, in float32."""
+    """Gain and epsilon of the RMSNorm before a projection (SubLN, Eq 3); the layer's kernel applies it."""
 
     def __init__(self, features: int, eps: float, device: torch.device | None = None) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(features, device=device))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
 
 
 class BitLinear(nn.Module):
@@ -120,13 +116,10 @@ class BitLinear(nn.Module):
         return unpack_ternary(self.weight.detach(), self.in_features), self.weight_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.norm is not None:
-            x = self.norm(x)
+        norm = Norm(self.norm.weight, self.norm.eps) if self.norm is not None else None
         if self.weight is not None and self.weight.is_floating_point():
-            y = self.kernel.latent(x, self.weight)
-        else:
-            y = self.kernel.frozen(x, *self.ternary())
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+            return self.kernel.latent(x, self.weight, self.bias, norm)
+        return self.kernel.frozen(x, *self.ternary(), self.bias, norm)
 
     def extra_repr(self) -> str:
         return (

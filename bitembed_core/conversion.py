@@ -130,11 +130,11 @@ def freeze(model: nn.Module) -> None:
 
 def use_kernel(model: nn.Module, name: str) -> str:
     """Let every `BitLinear` run with kernel `name` (see `ops.ternary_linear`); returns the name of what runs."""
-    kernel = None
+    device = next(chain(model.parameters(), model.buffers())).device
+    kernel = select_kernel(name, device)
     for _, module in bit_linears(model):
-        kernel = select_kernel(name, next(chain(module.parameters(), module.buffers())).device)
         module.kernel = kernel
-    return kernel.name if kernel is not None else "float"
+    return kernel.name if is_ternary(model) else "float"
 
 
 def zero_share(model: nn.Module) -> float:

@@ -56,6 +56,7 @@ class BitEmbedder:
         self.model = model.to(device).eval()
         self.tokenizer = tokenizer
         self.settings = settings
+        self._told_of_cuts = False
         self.kernel = use_kernel(model, kernel)
 
     @classmethod
@@ -173,7 +174,7 @@ class BitEmbedder:
                 not depend on their company.
             precision: "float32", "float16", "int8", "int4", "int2" or "binary".
             show_progress_bar: default only for a log level of INFO or lower.
-            truncate: cut texts longer than `max_length` tokens, with a warning; False makes them an error.
+            truncate: cut texts longer than `max_length` tokens, warning the first time; False makes them an error.
 
         Returns:
             float32, float16: numpy (n, d), L2-normalised, or (d,) for a single text. Otherwise `PackedEmbeddings`.
@@ -193,7 +194,8 @@ class BitEmbedder:
             told = f"{cut} of {len(texts)} texts are longer than {self.max_length} tokens"
             if not truncate:
                 raise ValueError(f"{told}; shorten them, raise max_length, or allow truncation")
-            logger.warning("%s and were cut", told)
+            logger.log(logging.DEBUG if self._told_of_cuts else logging.WARNING, "%s and are cut", told)
+            self._told_of_cuts = True
         if show_progress_bar is None:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
         vectors = self._encode_ids(ids, batch_size, show_progress_bar)

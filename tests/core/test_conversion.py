@@ -15,7 +15,7 @@ from bitembed_core.conversion import (
     use_kernel,
     zero_share,
 )
-from bitembed_core.ops.ternary_linear import TernaryLinearKernel
+from bitembed_core.ops.ternary_linear import TernaryLinearKernel, unquantized_linear
 from bitembed_core.quantizers import quantize_activation, quantize_weight
 
 DECODER = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
@@ -96,7 +96,7 @@ def test_calibrated_norms_keep_the_function_and_unit_gains_do_not(
             before = embedder.embed(batch)
             convert_to_bitnet(embedder.model, "all", [batch] if calibrated else None)
             for _, module in bit_linears(embedder.model):
-                module.kernel = TernaryLinearKernel("float", F.linear, F.linear)
+                module.kernel = TernaryLinearKernel("float", unquantized_linear, unquantized_linear)
             return F.cosine_similarity(before, embedder.embed(batch)).mean().item()
 
     assert similarity(calibrated=True) > 0.85

@@ -1,25 +1,44 @@
-"""`Qx(x) Qw(W)^T`, the one matrix product of a ternary model.
+"""`Qx(norm(x)) Qw(W)^T + bias`, the layer that a ternary model is made of.
 
 Kernels, by name:
 - `reference`: floating-point product of the dequantized factors; runs everywhere.
-- `int8`: exact integer product through `torch._int_mm`; CPU.
+- `int8`: exact integer product through `torch._int_mm`, with blocked norm and quantization; CPU.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bitembed_core.ops.ternary_linear import integer, reference
+from bitembed_core.ops.ternary_linear.operands import Norm
+from bitembed_core.ops.ternary_linear.reference import unquantized_linear
+
+__all__ = ["KERNELS", "Norm", "TernaryLinearKernel", "select_kernel", "unquantized_linear"]
+
+
+class Latent(Protocol):
+    """Trains: a floating-point weight (out, in) that is quantized on the way."""
+
+    def __call__(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, norm: Norm | None = None
+    ) -> Tensor: ...
+
+
+class Frozen(Protocol):
+    """Only runs: int8 codes (out, in) and their scale ()."""
+
+    def __call__(
+        self, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None, norm: Norm | None = None
+    ) -> Tensor: ...
 
 
 class TernaryLinearKernel(NamedTuple):
-    """One implementation: `latent(x, weight)` trains, `frozen(x, codes, scale)` only runs."""
+    """One implementation of the layer, for both lives of its weight."""
 
     name: str
-    latent: Callable[[Tensor, Tensor], Tensor]
-    frozen: Callable[[Tensor, Tensor, Tensor], Tensor]
+    latent: Latent
+    frozen: Frozen
 
 
 KERNELS = {

@@ -1,8 +1,8 @@
-"""The ternary linear map as an exact int8 matrix product with an int32 sum, the scales applied afterwards.
+"""The layer as an exact int8 matrix product with an int32 sum, the scales applied afterwards.
 
 Latent and frozen weights go through the same product, so a model answers the same in training and after freezing, and
 a token's result does not depend on the tokens beside it. The backward pass is the reference's: with `Y = Qx(X) Qw(W)^T`
-the straight-through estimator gives `dX = dY Qw(W)` and `dW = dY^T Qx(X)`; only int8 codes are kept for it.
+the straight-through estimator gives `dX = dY Qw(W)` and `dW = dY^T Qx(X)`; besides the input only int8 codes are kept.
 """
 
 from typing import Any
@@ -11,7 +11,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitembed_core.quantizers import quantize_activation, quantize_weight
+from bitembed_core.ops.ternary_linear.blocked import norm_backward, quantize_normalised, scaled
+from bitembed_core.ops.ternary_linear.operands import Norm
+from bitembed_core.quantizers import quantize_weight
+
+
+def ternary_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, norm: Norm | None = None) -> Tensor:
+    """As `reference.ternary_linear`, with the product taken in integers."""
+    gain, eps = norm if norm is not None else (None, 0.0)
+    return _TernaryLinear.apply(x, weight, bias, gain, eps)
+
+
+def frozen_ternary_linear(
+    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None, norm: Norm | None = None
+) -> Tensor:
+    """As `reference.frozen_ternary_linear`, with the product taken in integers."""
+    x_codes_MK, x_scale_M1, _ = quantize_normalised(x.flatten(0, -2), norm)
+    y_MN = scaled(integer_product(x_codes_MK, codes), x_scale_M1 * scale, bias, _output_dtype(x))
+    return y_MN.unflatten(0, x.shape[:-1])
 
 
 def integer_product(x_codes_MK: Tensor, w_codes_NK: Tensor) -> Tensor:
@@ -21,38 +38,41 @@ def integer_product(x_codes_MK: Tensor, w_codes_NK: Tensor) -> Tensor:
     return torch._int_mm(x_codes_MK, w_codes_NK.t())
 
 
-def frozen_ternary_linear(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    """`Qx(x) (scale * codes)^T`: x (..., in), codes int8 (out, in), scale a scalar. Returns (..., out)."""
-    x_codes, x_scale = quantize_activation(x)
-    product = integer_product(x_codes.flatten(0, -2), codes)
-    y = product * (x_scale.reshape(-1, 1) * scale)
-    return y.to(_output_dtype(x)).unflatten(0, x.shape[:-1])
-
-
-def ternary_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """As `reference.ternary_linear`, with the product taken in integers."""
-    return _TernaryLinear.apply(x, weight)
-
-
 class _TernaryLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        x_codes, x_scale = quantize_activation(x)
-        w_codes, w_scale = quantize_weight(weight)
-        x_codes, x_scale = x_codes.flatten(0, -2), x_scale.reshape(-1, 1)
-        ctx.save_for_backward(x_codes, x_scale, w_codes, w_scale)
-        ctx.x_shape, ctx.x_dtype, ctx.w_dtype = x.shape, x.dtype, weight.dtype
-        ctx.product_dtype = _output_dtype(x)
-        y = integer_product(x_codes, w_codes) * (x_scale * w_scale)
-        return y.to(ctx.product_dtype).unflatten(0, x.shape[:-1])
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor | None, eps: float
+    ) -> Tensor:
+        norm = Norm(gain, eps) if gain is not None else None
+        x_MK = x.flatten(0, -2)
+        x_codes_MK, x_scale_M1, inverse_rms_M1 = quantize_normalised(x_MK, norm)
+        w_codes_NK, w_scale = quantize_weight(weight)
+        ctx.save_for_backward(
+            x_MK if gain is not None else None,
+            x_codes_MK,
+            x_scale_M1,
+            inverse_rms_M1,
+            w_codes_NK,
+            w_scale,
+            gain,
+        )
+        ctx.eps, ctx.x_shape, ctx.x_dtype, ctx.w_dtype = eps, x.shape, x.dtype, weight.dtype
+        ctx.product_dtype, ctx.has_bias = _output_dtype(x), bias is not None
+        y_MN = scaled(integer_product(x_codes_MK, w_codes_NK), x_scale_M1 * w_scale, bias, ctx.product_dtype)
+        return y_MN.unflatten(0, x.shape[:-1])
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
-        x_codes, x_scale, w_codes, w_scale = ctx.saved_tensors
-        grad_y = grad_outputs[0].flatten(0, -2).to(ctx.product_dtype)
-        grad_x = grad_y @ w_codes.to(ctx.product_dtype)
-        grad_w = (grad_y * x_scale.to(ctx.product_dtype)).t() @ x_codes.to(ctx.product_dtype)
-        return (grad_x.to(ctx.x_dtype) * w_scale).view(ctx.x_shape), grad_w.to(ctx.w_dtype)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x_MK, x_codes_MK, x_scale_M1, inverse_rms_M1, w_codes_NK, w_scale, gain = ctx.saved_tensors
+        dtype = ctx.product_dtype
+        grad_MN = grad_outputs[0].flatten(0, -2).to(dtype)
+        grad_w = (grad_MN * x_scale_M1.to(dtype)).t() @ x_codes_MK.to(dtype)
+        grad_bias = grad_MN.sum(dim=0, dtype=torch.float32) if ctx.has_bias else None
+        grad_MK = grad_MN @ (w_codes_NK.to(dtype) * w_scale.to(dtype))
+        grad_gain = None
+        if gain is not None:
+            grad_MK, grad_gain = norm_backward(grad_MK, x_MK, inverse_rms_M1, Norm(gain, ctx.eps))
+        return grad_MK.to(ctx.x_dtype).view(ctx.x_shape), grad_w.to(ctx.w_dtype), grad_bias, grad_gain, None
 
 
 def _output_dtype(x: Tensor) -> torch.dtype:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bitembed_core.ops.ternary_linear import KERNELS, integer, reference, select_kernel
+from bitembed_core.ops.ternary_linear import KERNELS, Norm, blocked, integer, reference, select_kernel
 from bitembed_core.quantizers import quantize_activation, quantize_weight
 
 SHAPES = [((1, 1), 1), ((63, 100), 7), ((2, 5, 64), 48), ((100, 1), 3), ((3, 2, 2, 17), 5), ((1, 3072), 4)]
@@ -32,19 +32,58 @@ def test_integer_product_is_exact(shape, out, kind) -> None:
     assert torch.equal(integer.integer_product(x_codes, w_codes).long(), exact)
 
 
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("kind", ["gauss", "extreme", "outlier"])
 @pytest.mark.parametrize(("shape", "out"), SHAPES)
-def test_values_and_gradients_match_the_reference(shape, out, kind) -> None:
+def test_values_and_gradients_match_the_reference(shape, out, kind, normed) -> None:
     x, weight = inputs(shape, out, kind)
+    bias, gain = torch.linspace(-1, 1, out), torch.linspace(0.5, 2, shape[-1])
     results = []
     for kernel in (reference, integer):
-        x_, weight_ = x.clone().requires_grad_(), weight.clone().requires_grad_()
-        y = kernel.ternary_linear(x_, weight_)
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, weight, bias, gain)]
+        y = kernel.ternary_linear(*leaves[:3], Norm(leaves[3], 1e-6) if normed else None)
         y.backward(torch.linspace(-1, 1, y.numel()).view_as(y))
-        results.append((y, x_.grad, weight_.grad))
+        results.append((y, *(leaf.grad for leaf in leaves[: 4 if normed else 3])))
     for expected, actual in zip(*results, strict=True):
         assert actual.shape == expected.shape
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+        largest = expected.abs().max().item()
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * (1 + largest))
+
+
+@pytest.mark.parametrize("width", [5, 384])
+def test_blocks_change_nothing(monkeypatch, width) -> None:
+    x, weight = inputs((70, width), 12, "gauss")
+    gain = torch.linspace(-1, 2, width)
+    results = []
+    for block in (1, 3 * width, 1 << 30):
+        monkeypatch.setattr(blocked, "BLOCK_ELEMENTS", block)
+        leaf = x.clone().requires_grad_()
+        y = integer.ternary_linear(leaf, weight, None, Norm(gain, 1e-6))
+        y.backward(torch.sin(y.detach() * 10))
+        results.append((y.detach(), leaf.grad))
+    for y, grad in results[1:]:
+        assert torch.equal(y, results[0][0])
+        assert torch.equal(grad, results[0][1])
+
+
+def test_the_norm_is_equation_3() -> None:
+    x, gain = [3.0, -4.0, 0.0, 1.0], [1.0, 2.0, 3.0, -1.0]
+    rms = (sum(v * v for v in x) / 4 + 1e-6) ** 0.5
+    expected = [w * v / rms for v, w in zip(x, gain, strict=True)]
+    norm = Norm(torch.tensor(gain), 1e-6)
+    torch.testing.assert_close(reference.normalised(torch.tensor([x]), norm), torch.tensor([expected]))
+    codes, scale, _ = blocked.quantize_normalised(torch.tensor([x]), norm)
+    largest = max(map(abs, expected))
+    assert codes.tolist() == [[round(127 * v / (largest + 1e-5)) for v in expected]]
+    assert scale.item() == pytest.approx(largest / 127)
+
+
+def test_quantization_in_blocks_is_equation_2() -> None:
+    x, _ = inputs((33, 17), 1, "outlier")
+    codes, scale, _ = blocked.quantize_normalised(x, None)
+    expected, expected_scale = quantize_activation(x)
+    assert torch.equal(codes, expected)
+    assert torch.equal(scale, expected_scale)
 
 
 @pytest.mark.parametrize("name", KERNELS)

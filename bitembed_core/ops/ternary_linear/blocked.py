@@ -1,0 +1,68 @@
+"""The elementwise half of the integer kernel, a block of tokens at a time.
+
+Norm and quantization are a dozen cheap passes over the input. Over the whole tensor each of them would stream
+through memory; over a block that stays in the cache they cost a fraction of it. Blocks are whole tokens and every
+operation is per token, so the results are those of the unblocked code bit for bit.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bitembed_core.ops.ternary_linear.operands import Norm
+from bitembed_core.quantizers import EPS
+
+BLOCK_ELEMENTS = 1 << 17  # of float32: half a megabyte
+
+
+def blocks(x_MK: Tensor) -> Iterator[slice]:
+    """Consecutive row ranges of at most BLOCK_ELEMENTS elements."""
+    rows = max(1, BLOCK_ELEMENTS // max(1, x_MK.shape[1]))
+    return (slice(start, start + rows) for start in range(0, x_MK.shape[0], rows))
+
+
+def quantize_normalised(x_MK: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Eq 3, then Eq 2: codes int8 (M, K), scale float32 (M, 1), and the inverse RMS (M, 1) (ones without a norm)."""
+    codes_MK = torch.empty(x_MK.shape, dtype=torch.int8, device=x_MK.device)
+    scale_M1 = torch.empty(x_MK.shape[0], 1, device=x_MK.device)
+    inverse_rms_M1 = torch.ones_like(scale_M1)
+    for rows in blocks(x_MK):
+        block = x_MK[rows].to(torch.float32, copy=True)
+        if norm is not None:
+            mean_square = block.square().mean(dim=-1, keepdim=True)
+            torch.rsqrt(mean_square.add_(norm.eps), out=inverse_rms_M1[rows])
+            block.mul_(inverse_rms_M1[rows]).mul_(norm.gain)
+        low, high = torch.aminmax(block, dim=-1, keepdim=True)
+        largest = torch.maximum(-low, high)
+        codes_MK[rows] = (
+            block.mul_(127.0).div_(largest + EPS).round_()
+        )  # at most 127 in size, no need to clip
+        torch.div(largest, 127.0, out=scale_M1[rows])
+    return codes_MK, scale_M1, inverse_rms_M1
+
+
+def scaled(sums_MN: Tensor, scale_M1: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """`sums * scale + bias` of int32 sums (M, N), in `dtype`."""
+    y_MN = torch.empty(sums_MN.shape, dtype=dtype, device=sums_MN.device)
+    for rows in blocks(sums_MN):
+        block = sums_MN[rows] * scale_M1[rows]
+        y_MN[rows] = block if bias is None else block.add_(bias)
+    return y_MN
+
+
+def norm_backward(grad_MK: Tensor, x_MK: Tensor, inverse_rms_M1: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Gradients of `y = w x^`, `x^ = r x`, `r = 1 / sqrt(mean(x^2) + eps)`:
+
+    `dx = r (w dy - x^ mean(w dy x^))` in x's dtype, and `dw = sum_tokens dy x^` in float32.
+    """
+    grad_x_MK = torch.empty_like(x_MK)
+    grad_gain = torch.zeros_like(norm.gain, dtype=torch.float32)
+    for rows in blocks(x_MK):
+        grad = grad_MK[rows].to(torch.float32, copy=True)
+        x_hat = x_MK[rows] * inverse_rms_M1[rows]
+        product = grad * x_hat
+        grad_gain += product.sum(dim=0)
+        mean = product.mul_(norm.gain).mean(dim=-1, keepdim=True)
+        grad_x_MK[rows] = grad.mul_(norm.gain).sub_(x_hat.mul_(mean)).mul_(inverse_rms_M1[rows])
+    return grad_x_MK, grad_gain

@@ -1,0 +1,69 @@
+"""Rows of a user's JSONL and Parquet files, with errors that name the file and the line."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+SUFFIXES = (".jsonl", ".parquet")
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """(place, row) of each row of a .jsonl or .parquet file; a place reads "file:line" or "file, row number".
+
+    FileNotFoundError when there is no such file; ValueError when it has no rows, is no Parquet file, or has a
+    line that is no JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    read: Callable[[Path], Iterator[tuple[str, Row]]]
+    read = _parquet_rows if path.suffix == ".parquet" else _json_rows
+    empty = True
+    for place, row in read(path):
+        empty = False
+        yield place, row
+    if empty:
+        raise ValueError(f"{path} holds no rows")
+
+
+def text_field(row: Row, field: str, place: str) -> str:
+    """A field that must hold a text with something in it; ValueError names the place otherwise."""
+    if field not in row:
+        raise ValueError(f"{place}: field `{field}` is missing (it has {', '.join(row) or 'none'})")
+    value = row[field]
+    if not isinstance(value, str):
+        raise ValueError(f"{place}: field `{field}` must be a text, got {type(value).__name__}")
+    if not value.strip():
+        raise ValueError(f"{place}: field `{field}` is empty")
+    return value
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            place = f"{path}:{number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{place}: not valid JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{place}: expected an object like {{...}}, got {type(row).__name__}")
+            yield place, row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from error
+    number = 0
+    for batch in file.iter_batches():
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", row

@@ -1,0 +1,284 @@
+"""`bitembed`: the verbs that are not notebooks. Training is done by the notebooks, which run as scripts too."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bitembed_core import BitEmbedder
+
+MODEL_HELP = "a model folder or run, a catalog name such as minilm, or a hub id"
+PRECISIONS_HELP = "comma-separated: float32, float16, int8, int4, int2, binary"
+EXPORTS = ("release", "packed", "latent", "gguf")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; an error that the user can mend becomes one line on stderr and exit status 2."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bitembed").setLevel(logging.INFO)
+    from workbench.catalog.packages import PackageUnavailable
+
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except (ValueError, OSError, PackageUnavailable) as error:
+        print(f"bitembed {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"bitembed {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every command says more under --help."""
+    root = argparse.ArgumentParser(prog="bitembed", description=__doc__)
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = _command(commands, evaluate, "score a model with mteb at every storage precision")
+    _model_arguments(command)
+    command.add_argument(
+        "--teacher", metavar="MODEL", help="also score this model; retention is relative to it"
+    )
+    command.add_argument(
+        "--tasks",
+        default="offline",
+        help="comma-separated: offline (the suite, the default), names of the catalog, folders of tasks, or "
+        "any task or benchmark of mteb, such as `MTEB(eng, v2)` (needs a connection)",
+    )
+    command.add_argument(
+        "--precisions",
+        default="float16,int8,int4,int2,binary",
+        help=f"{PRECISIONS_HELP} (default: %(default)s)",
+    )
+    command.add_argument(
+        "--cap", type=int, metavar="N", help="at most N queries, documents, pairs and texts of a local task"
+    )
+    command.add_argument("--out", metavar="FILE", help="write the results as JSON")
+
+    command = _command(commands, encode, "embed the texts of a file into a packed index")
+    _model_arguments(command)
+    command.add_argument(
+        "--input", required=True, metavar="FILE", help=".jsonl or .parquet with text, id?, title?"
+    )
+    command.add_argument("--precision", default="int8", help="how vectors are stored (default: %(default)s)")
+    command.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help=".safetensors; the texts go into a .parquet file beside it",
+    )
+
+    command = _command(commands, search, "find the stored texts that are closest to a query")
+    _model_arguments(command)
+    command.add_argument("--index", required=True, metavar="FILE", help=".safetensors file written by encode")
+    command.add_argument("--query", required=True, action="append", help="what to look for; may be repeated")
+    command.add_argument(
+        "--top", type=int, default=10, metavar="N", help="hits per query (default: %(default)s)"
+    )
+
+    command = _command(commands, export, "write a model in another layout")
+    command.add_argument("--model", required=True, help=MODEL_HELP)
+    command.add_argument(
+        "--layout",
+        required=True,
+        choices=EXPORTS,
+        help="release: the published form; packed: two bits a weight; latent: to train on",
+    )
+    command.add_argument("--out", required=True, metavar="FOLDER")
+
+    command = _command(commands, bench, "time a model on this machine")
+    _model_arguments(command, default="minilm")
+    command.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="timed runs (default: %(default)s)"
+    )
+
+    _command(commands, doctor, "say what this machine has of what is needed")
+    return root
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Score a model on real tasks with mteb's own runner. Every precision is scored through packed bytes."""
+    from workbench.evaluation import evaluate, retention_table, write_results
+    from workbench.evaluation.runner import storage_formats
+
+    precisions = [name.strip() for name in arguments.precisions.split(",") if name.strip()]
+    storage_formats(precisions, dimension=1)
+    if arguments.out is not None:
+        _must_be_writable(Path(arguments.out))
+    model = _load(arguments)
+    teacher = None
+    if arguments.teacher is not None:
+        teacher = _load(arguments, arguments.teacher)
+    results = evaluate(
+        model,
+        arguments.tasks,
+        precisions,
+        teacher,
+        arguments.cap,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+        name=public_name(arguments.model),
+        teacher_name=public_name(arguments.teacher) if teacher is not None else "teacher",
+        batch_size=arguments.batch_size,
+    )
+    if arguments.out is not None:
+        write_results(arguments.out, results)
+    print(retention_table(results))
+    return 0
+
+
+def encode(arguments: argparse.Namespace) -> int:
+    """Embed a file of texts as documents: vectors in packed codes, ids and texts beside them."""
+    from workbench.evaluation.runner import storage_formats
+    from workbench.search import encode_file
+
+    storage_formats([arguments.precision], dimension=1)
+    _must_be_writable(Path(arguments.out))
+    embedder = _load(arguments)
+    index = encode_file(
+        embedder, arguments.input, arguments.out, arguments.precision, batch_size=arguments.batch_size
+    )
+    form = index.vectors.format
+    print(
+        f"{len(index)} texts as {form.name}, {form.bytes_per_vector} bytes each, "
+        f"{index.vectors.nbytes / 1e6:.2f} MB in {arguments.out} (kernel {embedder.kernel})"
+    )
+    return 0
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """Exact search: the query stays in floating point, the index is read as it is stored."""
+    from workbench.search import PackedIndex
+
+    index = PackedIndex.open(arguments.index)
+    embedder = _load(arguments)
+    if embedder.dimension != index.dimension:
+        raise ValueError(
+            f"{arguments.index} holds vectors of {index.dimension} dimensions, {arguments.model} makes "
+            f"{embedder.dimension}: use the model that encoded it"
+        )
+    found = index.search(embedder.encode_query(arguments.query), arguments.top)
+    for query, hits in zip(arguments.query, found, strict=True):
+        print(query)
+        for rank, hit in enumerate(hits, start=1):
+            print(f"{rank:3}  {hit.score:.4f}  {hit.id}  {_excerpt(hit.text)}")
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write a model in another layout."""
+    from bitembed_core.checkpoints.layouts import LAYOUTS
+    from workbench.catalog.models import load_embedder
+
+    if arguments.layout not in LAYOUTS:
+        raise ValueError(
+            f"layout {arguments.layout!r} is not available yet; choose one of {', '.join(LAYOUTS)}"
+        )
+    embedder = load_embedder(arguments.model, device="cpu", trainable=arguments.layout != "packed")
+    if not embedder.is_ternary and arguments.layout != "release":
+        raise ValueError(
+            f"{arguments.model} is a floating-point model, which has no {arguments.layout} layout; "
+            "convert it first (notebooks/convert.py)"
+        )
+    embedder.save_pretrained(arguments.out, layout=arguments.layout)
+    size = sum(file.stat().st_size for file in Path(arguments.out).rglob("*") if file.is_file())
+    print(f"{arguments.out}: {arguments.layout} layout, {size / 1e6:.1f} MB")
+    return 0
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Time encoding, tokenisation included, at several text lengths: the median of the repeats."""
+    from workbench.environment import environment
+    from workbench.evaluation.speed import time_encoding
+
+    if arguments.repeats < 1:
+        raise ValueError(f"--repeats must be at least 1, got {arguments.repeats}")
+    embedder = _load(arguments)
+    here = environment()
+    hardware = ", ".join(here["gpus"]) if embedder.device.type == "cuda" else here["cpu"]
+    print(f"{public_name(arguments.model)}, kernel {embedder.kernel}, batch size {arguments.batch_size}")
+    print(
+        f"{hardware}, {here['threads']} threads, torch {here['packages']['torch']}, commit {here['commit']}"
+    )
+    print(f"{'tokens/text':>11}  {'texts/s':>9}  {'tokens/s':>9}  spread of {arguments.repeats} runs")
+    for timing in time_encoding(embedder, batch_size=arguments.batch_size, repeats=arguments.repeats):
+        print(
+            f"{timing.tokens_per_text:11}  {timing.texts_per_second:9.1f}  {timing.tokens_per_second:9.0f}  "
+            f"{100 * timing.spread:.0f} %"
+        )
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Say what is here, what is missing (exit status 1) and what is absent but can be done without."""
+    from workbench.doctor import examine, report
+
+    checks = examine()
+    print(report(checks))
+    return int(any(check.state == "missing" for check in checks))
+
+
+def public_name(source: str) -> str:
+    """How a model is called in results: a hub id or catalog name as it is, a folder by its name, not its path."""
+    path = Path(source)
+    if not path.exists():
+        return source
+    path = path.resolve()
+    return path.parent.name if path.name in {"model", "latent"} else path.name
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(run.__name__, help=summary, description=run.__doc__)
+    command.set_defaults(run=run)
+    return command
+
+
+def _model_arguments(command: argparse.ArgumentParser, default: str | None = None) -> None:
+    suffix = f" (default: {default})" if default else ""
+    command.add_argument("--model", required=default is None, default=default, help=MODEL_HELP + suffix)
+    command.add_argument("--device", help="cpu or cuda (default: cuda when there is some)")
+    command.add_argument("--kernel", default="auto", help="ternary kernel (default: the best one here)")
+    command.add_argument("--max-length", type=int, metavar="N", help="tokens of a text that are read")
+    command.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="default: %(default)s")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _load(arguments: argparse.Namespace, source: str | None = None) -> "BitEmbedder":
+    from workbench.catalog.models import load_embedder
+
+    embedder = load_embedder(source or arguments.model, device=arguments.device, kernel=arguments.kernel)
+    if arguments.max_length is not None:
+        embedder.max_length = arguments.max_length
+    return embedder
+
+
+def _must_be_writable(path: Path) -> None:
+    """OSError before the work rather than after it."""
+    folder = path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        reason = "it is a folder" if path.is_dir() else f"no permission in {folder}"
+        raise OSError(f"cannot write {path}: {reason}")
+
+
+def _excerpt(text: str, length: int = 100) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""Which weights a number belongs to."""
+
+import hashlib
+
+import torch
+
+from bitembed_core import BitEmbedder
+
+
+def weights_fingerprint(embedder: BitEmbedder) -> str:
+    """The sha256 of a model's tensors by name, type, shape and bytes, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(embedder.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()

@@ -1,0 +1,162 @@
+"""An index of packed embeddings with their ids and texts, searched exactly."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bitembed_core import PackedEmbeddings
+from bitembed_core.files import atomic_path
+
+SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
+CHECKSUM_KEY = "bitembed.vectors_sha256"
+SCORES_AT_ONCE = 2**22  # similarities held in memory, 16 MiB
+
+
+class Hit(NamedTuple):
+    """A stored text and its cosine similarity to the query."""
+
+    id: str
+    text: str
+    score: float
+
+
+class PackedIndex:
+    """Embeddings of n texts in packed codes, the texts and their ids.
+
+    On disk it is two files: `NAME.safetensors` (the embeddings) and `NAME.parquet` beside it (ids and texts,
+    and the checksum of the embeddings they belong to).
+    """
+
+    def __init__(self, vectors: PackedEmbeddings, ids: Sequence[str], texts: Sequence[str]) -> None:
+        if not len(vectors) == len(ids) == len(texts):
+            raise ValueError(
+                f"{len(vectors)} vectors, {len(ids)} ids and {len(texts)} texts do not belong together"
+            )
+        self.vectors = vectors
+        self._rows = pa.table({"id": list(ids), "text": list(texts)}, schema=SCHEMA)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dimension(self) -> int:
+        return self.vectors.format.dim
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write both files; `path` is the .safetensors one."""
+        with rows_file(path) as rows:
+            rows.write_table(self._rows)
+            seal(rows, self.vectors, path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read an index.
+
+        Raises:
+            FileNotFoundError: one of the two files is missing.
+            ValueError: a file is damaged, or the two do not belong together.
+        """
+        vectors = PackedEmbeddings.load(path)
+        sidecar = sidecar_path(path)
+        if not sidecar.is_file():
+            raise FileNotFoundError(
+                f"{path} has no {sidecar.name} beside it, which holds the texts; encode them again"
+            )
+        try:
+            table = pq.read_table(sidecar)
+            recorded = (pq.read_metadata(sidecar).metadata or {}).get(CHECKSUM_KEY.encode(), b"").decode()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{sidecar} is damaged or no Parquet file: {error}") from error
+        if table.num_rows != len(vectors) or recorded != checksum(vectors):
+            raise ValueError(
+                f"{sidecar} ({table.num_rows} texts) does not belong to {path} ({len(vectors)} vectors); "
+                "encode the texts again"
+            )
+        index = cls.__new__(cls)
+        index.vectors, index._rows = vectors, table.select(SCHEMA.names)
+        return index
+
+    def search(self, queries: NDArray[np.floating], top: int = 10) -> list[list[Hit]]:
+        """The `top` most similar texts of each query, best first; equal scores in the order of the index.
+
+        Args:
+            queries: floating point (q, d), or (d,) for one query. They are compared as they are with the
+                stored codes (asymmetric), in chunks: memory does not grow with q * n.
+
+        Raises:
+            ValueError: another dimension, NaN or infinity in a query, or `top` below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        queries = np.atleast_2d(queries)
+        scores_QK = np.empty((len(queries), 0), dtype=np.float32)
+        rows_QK = np.empty((len(queries), 0), dtype=np.int64)
+        step = max(1, SCORES_AT_ONCE // max(1, len(queries)))
+        for start in range(0, len(self), step):
+            scores_QC = self.vectors[start : start + step].scores(queries)
+            columns_QK = best_columns(scores_QC, top)
+            scores_QK = np.hstack([scores_QK, np.take_along_axis(scores_QC, columns_QK, axis=1)])
+            rows_QK = np.hstack([rows_QK, start + columns_QK])
+            columns_QK = best_columns(scores_QK, top)
+            scores_QK = np.take_along_axis(scores_QK, columns_QK, axis=1)
+            rows_QK = np.take_along_axis(rows_QK, columns_QK, axis=1)
+        return [
+            [self._hit(int(row), float(score)) for row, score in zip(rows, scores, strict=True)]
+            for rows, scores in zip(rows_QK, scores_QK, strict=True)
+        ]
+
+    def _hit(self, row: int, score: float) -> Hit:
+        return Hit(self._rows["id"][row].as_py(), self._rows["text"][row].as_py(), score)
+
+
+def best_columns(scores_QC: NDArray[np.float32], top: int) -> NDArray[np.int64]:
+    """The columns of the `top` largest values of each line, best first, the leftmost of equals: (q, top)."""
+    return np.stack([_best_of_line(line, top) for line in scores_QC])
+
+
+def _best_of_line(scores: NDArray[np.float32], top: int) -> NDArray[np.int64]:
+    candidates = np.arange(len(scores))
+    if top < len(scores):
+        candidates = np.flatnonzero(scores >= np.partition(scores, -top)[-top])
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:top]]
+
+
+def sidecar_path(path: str | os.PathLike[str]) -> Path:
+    """Where the ids and texts of the index at `path` lie; ValueError when `path` is no .safetensors name."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"an index is written to a .safetensors file, not to {path}")
+    return path.with_suffix(".parquet")
+
+
+def checksum(vectors: PackedEmbeddings) -> str:
+    """The sha256 of a set of embeddings: format, codes and scales."""
+    digest = hashlib.sha256(f"{vectors.format.name} {vectors.format.dim} {len(vectors)}\n".encode())
+    digest.update(vectors.codes.tobytes())
+    if vectors.scales is not None:
+        digest.update(vectors.scales.tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def rows_file(path: str | os.PathLike[str]) -> Iterator[pq.ParquetWriter]:
+    """A writer for the ids and texts of the index at `path`; `seal` completes it, an error leaves nothing."""
+    with (
+        atomic_path(sidecar_path(path)) as fresh,
+        pq.ParquetWriter(fresh, SCHEMA, compression="zstd") as writer,
+    ):
+        yield writer
+
+
+def seal(rows: pq.ParquetWriter, vectors: PackedEmbeddings, path: str | os.PathLike[str]) -> None:
+    """Write the embeddings of an index and record in its rows which embeddings they belong to."""
+    rows.add_key_value_metadata({CHECKSUM_KEY: checksum(vectors)})
+    vectors.save(path)
