@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bitembed_core.attention import AttentionStates
-from bitembed_core.losses.divergence import exclude, kl_divergence
-from bitembed_core.losses.similarity import full_precision, inner_products, unit_vectors
+from bitembed_core.losses import relation_divergence
+from bitembed_core.losses.similarity import full_precision, unit_vectors
 
 ABOUT_60_PERCENT = 0.6
 # The paper's choices for Qwen3-0.6B (28 layers) and Gemma3-270M (18), counted from 1.
@@ -87,17 +87,20 @@ class AttentionRelationDistillation(nn.Module):
                 )
         widths = [states.shape[1] * states.shape[3] for states in (student_BHTD, teacher_BHTD)]
         heads = math.gcd(self.relation_heads, *widths)
-        with torch.no_grad():
-            teacher_BRTT = self.relation_logits(teacher_BHTD, heads, real_BT)
-        student_BRTT = self.relation_logits(student_BHTD, heads, real_BT)
-        divergence_BRT = kl_divergence(teacher_BRTT, student_BRTT)
-        return (divergence_BRT * real_BT[:, None]).sum() / (heads * real_BT.sum()).clamp(min=1)
+        a_student, a_teacher = (
+            self.relation_heads_of(states, heads, real_BT) for states in (student_BHTD, teacher_BHTD)
+        )
+        temperatures = (self.divisor(a_student), self.divisor(a_teacher))
+        total = relation_divergence.blocked(a_student, a_teacher, real_BT, temperatures)
+        return total / (heads * real_BT.sum()).clamp(min=1)
 
-    def relation_logits(self, states_BHTD: Tensor, heads: int, real_BT: Tensor) -> Tensor:
-        """`A A^T / temperature` (B, heads, T, T), columns of padding excluded."""
+    def divisor(self, a_BRTd: Tensor) -> float:
+        """What the logits are divided by: the temperature, or sqrt(d_r)."""
+        return math.sqrt(a_BRTd.shape[-1]) if self.temperature is None else self.temperature
+
+    def relation_heads_of(self, states_BHTD: Tensor, heads: int, real_BT: Tensor) -> Tensor:
+        """The states split into relation heads, A (B, heads, T, d_r), of unit length if `normalize`."""
         # Zeroing padding first keeps whatever a model leaves there, even NaN, out of values and gradients.
         states_BTW = states_BHTD.transpose(1, 2).flatten(2).masked_fill(~real_BT[..., None], 0)
         a_BRTd = states_BTW.unflatten(2, (heads, -1)).transpose(1, 2)
-        a_BRTd = unit_vectors(a_BRTd) if self.normalize else full_precision(a_BRTd)
-        temperature = math.sqrt(a_BRTd.shape[-1]) if self.temperature is None else self.temperature
-        return exclude(inner_products(a_BRTd, a_BRTd) / temperature, real_BT[:, None, None, :])
+        return unit_vectors(a_BRTd) if self.normalize else full_precision(a_BRTd)

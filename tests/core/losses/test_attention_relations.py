@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bitembed_core.attention import AttentionStates
-from bitembed_core.losses import AttentionRelationDistillation, relation_layer
+from bitembed_core.losses import AttentionRelationDistillation, relation_divergence, relation_layer
 
 
 def random_states(b, heads, kv_heads, t, head_dim, seed, dtype=torch.float64):
@@ -159,3 +159,20 @@ def test_relation_layer():
     for arguments in ((0,), (6, 0.0), (6, 1.1)):
         with pytest.raises(ValueError, match="layer"):
             relation_layer(*arguments)
+
+
+@pytest.mark.parametrize("block", [1, 1 << 30])
+def test_blocked_divergence_equals_autograd_of_the_plain_one(monkeypatch, block):
+    monkeypatch.setattr(relation_divergence, "BLOCK_ELEMENTS", block)
+    generator = torch.Generator().manual_seed(5)
+    teacher = torch.randn(3, 2, 7, 4, generator=generator, dtype=torch.float64)
+    start = torch.randn(3, 2, 7, 6, generator=generator, dtype=torch.float64)
+    real = torch.arange(7) < torch.tensor([[7], [1], [4]])
+    results = []
+    for divergence in (relation_divergence.plain, relation_divergence.blocked):
+        student = start.clone().requires_grad_()
+        value = divergence(student, teacher, real, (0.7, 1.3))
+        (3 * value).backward()
+        results.append((value.detach(), student.grad))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)

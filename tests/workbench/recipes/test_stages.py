@@ -1,0 +1,212 @@
+"""The three stages from their configurations: files and folders in, run folders out."""
+
+import json
+import logging
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitembed_core import BitEmbedder
+from workbench.catalog.example import Example
+from workbench.recipes import mining
+from workbench.recipes.distill import DistillConfig, distill
+from workbench.recipes.pretrain import PretrainConfig, pretrain
+from workbench.recipes.stage import overlap_filter, sample_texts
+from workbench.recipes.teacher import TeacherConfig, teacher
+from workbench.runs import Run
+
+SMALL: dict[str, Any] = {"steps": 2, "batch_size": 4, "max_length": 32, "precision": "float32"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mining, "cache_root", lambda: tmp_path / "cache")
+
+
+@pytest.fixture
+def data(tmp_path: Path, made_up_source: Any) -> dict[str, str]:
+    """JSONL files of pairs and of triplets."""
+    paths = {}
+    for kind, negatives in (("pairs", 0), ("triplets", 2)):
+        path = tmp_path / f"{kind}.jsonl"
+        with path.open("w") as file:
+            for e in made_up_source(kind, 24, negatives).examples:
+                row = {"query": e.query, "positive": e.positive} | (
+                    {"negatives": e.negatives} if negatives else {}
+                )
+                file.write(json.dumps(row) + "\n")
+        paths[kind] = str(path)
+    return paths
+
+
+def test_the_whole_path(tiny_model_folder: Path, tmp_path: Path, data: dict[str, str]) -> None:
+    backbone = str(tiny_model_folder)
+    stage_0 = TeacherConfig(backbone=backbone, out=str(tmp_path / "0"), triplets=data["triplets"], **SMALL)
+    stage_1 = PretrainConfig(
+        backbone=backbone, out=str(tmp_path / "1"), pairs=data["pairs"], teacher=stage_0.out, **SMALL
+    )
+    stage_2 = DistillConfig(
+        backbone=stage_1.out, out=str(tmp_path / "2"), triplets=data["triplets"], teacher=stage_0.out, **SMALL
+    )
+    first, second, third = list(teacher(stage_0)), list(pretrain(stage_1)), list(distill(stage_2))
+
+    for stage, records in (("teacher", first), ("pretrain", second), ("distill", third)):
+        assert [(r["stage"], r["step"], r["steps"]) for r in records] == [(stage, 1, 2), (stage, 2, 2)]
+        assert np.isfinite([float(r["loss"]) for r in records]).all()
+    assert {"contrastive"} == first[0].keys() & {"contrastive", "similarity", "relations", "regression"}
+    assert {"contrastive", "similarity", "regression"} <= second[0].keys()
+    assert {"contrastive", "similarity", "relations", "contrastive_1bit", "contrastive_16bit"} <= third[
+        0
+    ].keys()
+    assert first[0]["zero_share"] == 0.0
+    assert 0.1 < float(third[0]["zero_share"]) < 0.6
+
+    assert not BitEmbedder.from_pretrained(first[-1]["latent"]).is_ternary
+    latent, packed = (BitEmbedder.from_pretrained(third[-1][name]) for name in ("latent", "model"))
+    assert latent.is_ternary
+    texts = ["w1 w2", "w3"]
+    np.testing.assert_allclose(packed.encode(texts), latent.encode(texts), atol=1e-5)
+    assert Run.open(stage_2.out).recipe == "distill"
+
+
+def test_pretraining_alone_is_contrastive(
+    tiny_model_folder: Path, tmp_path: Path, data: dict[str, str]
+) -> None:
+    config = PretrainConfig(
+        backbone=str(tiny_model_folder), out=str(tmp_path / "1"), pairs=data["pairs"], **SMALL
+    )
+    first = next(pretrain(config))
+    assert first["loss"] == first["contrastive"]
+    assert "regression" not in first
+
+
+def test_missing_negatives_are_mined(tiny_model_folder: Path, tmp_path: Path, data: dict[str, str]) -> None:
+    config = TeacherConfig(
+        backbone=str(tiny_model_folder),
+        out=str(tmp_path / "0"),
+        triplets=data["triplets"],
+        mine=True,
+        **SMALL,
+    )
+    bare = Path(data["triplets"])
+    rows = [json.loads(line) for line in bare.read_text().splitlines()]
+    bare.write_text(
+        "".join(json.dumps({k: r[k] for k in ("query", "positive")} | {"negatives": []}) + "\n" for r in rows)
+    )
+    assert len(list(teacher(config))) == 2
+    assert len(list((tmp_path / "cache" / "mined").iterdir())) == 1
+
+
+def test_an_interrupted_stage_resumes(tiny_model_folder: Path, tmp_path: Path, data: dict[str, str]) -> None:
+    config = PretrainConfig(
+        backbone=str(tiny_model_folder), out=str(tmp_path / "1"), pairs=data["pairs"], save_every=1, **SMALL
+    )
+    interrupted = pretrain(config)
+    list(islice(interrupted, 1))
+    interrupted.close()
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        next(pretrain(config))
+    with pytest.raises(ValueError, match="seed was 0, now 5"):
+        next(pretrain(replace(config, resume=True, seed=5)))
+    assert [r["step"] for r in pretrain(replace(config, resume=True))] == [2]
+    assert [r["step"] for r in pretrain(replace(config, resume=True))] == [2]
+    assert [r["step"] for r in Run.open(config.out).records()] == [1, 2]
+    assert [r["step"] for r in pretrain(replace(config, overwrite=True))] == [1, 2]
+
+
+def test_resume_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run that could be resumed"):
+        next(pretrain(PretrainConfig(out=str(tmp_path / "none"), resume=True)))
+
+
+def test_a_wrong_start_leaves_nothing_behind(
+    tiny_model_folder: Path, tmp_path: Path, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PretrainConfig(
+        backbone=str(tiny_model_folder), out=str(tmp_path / "1"), pairs=data["pairs"], **SMALL
+    )
+    with pytest.raises(FileNotFoundError):
+        next(pretrain(replace(config, backbone=str(tmp_path / "no model"))))
+    with pytest.raises(ValueError, match="no source of examples can fill a batch of 400"):
+        next(pretrain(replace(config, batch_size=400)))
+    imitating = replace(config, teacher=str(tiny_model_folder), relation_weight=1.0)
+    with pytest.raises(ValueError, match="relation_layer must be 0 to 1"):
+        next(pretrain(replace(imitating, relation_layer=2)))
+    monkeypatch.setattr(BitEmbedder, "dimension", property(lambda self: 32 if self.is_ternary else 64))
+    with pytest.raises(ValueError, match="64 dimensions and the student's 32: set regression_weight to 0"):
+        next(pretrain(imitating))
+    assert not Path(config.out).exists()
+
+
+def test_distillation_needs_a_teacher() -> None:
+    with pytest.raises(ValueError, match="stage 2 imitates a teacher"):
+        next(distill(DistillConfig()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be greater than 0"),
+        ({"temperature": float("nan")}, "temperature must be greater than 0"),
+        ({"warmup_share": 1.5}, "warmup_share is a share"),
+        ({"batch_size": 10, "accumulation": 4}, "does not divide into 4 micro-batches"),
+        ({"resume": True, "overwrite": True}, "choose one"),
+    ],
+)
+def test_settings_that_make_no_sense(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TeacherConfig(**change)
+
+
+def test_progress_is_logged(
+    tiny_model_folder: Path, tmp_path: Path, data: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = PretrainConfig(
+        backbone=str(tiny_model_folder), out=str(tmp_path / "1"), pairs=data["pairs"], **SMALL
+    )
+    with caplog.at_level(logging.INFO, "bitembed"):
+        list(pretrain(config))
+    assert "pretrain: cpu, torch.float32, processes: 1" in caplog.messages
+    lines = [message for message in caplog.messages if message.startswith("pretrain ")]
+    assert lines[0].startswith("pretrain 1/2  loss ")
+    assert len(lines) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*no supported trackers")
+def test_a_tracker_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelerate.tracking.is_wandb_available", lambda: False)
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    config = PretrainConfig(out=str(tmp_path / "1"), tracker="wandb")
+    with pytest.raises(ValueError, match="'wandb' is not installed"):
+        next(pretrain(config))
+    with pytest.raises(ValueError, match="nonsense"):
+        next(pretrain(replace(config, tracker="nonsense")))
+
+
+def test_calibration_texts_come_from_all_sources(made_up_source: Any) -> None:
+    sources = [made_up_source("a", 50), made_up_source("b", 3, seed=1)]
+    texts = sample_texts(sources, 20, seed=0)
+    known = [{text for e in source.examples for text in (e.query, e.positive)} for source in sources]
+    assert sum(text in known[0] for text in texts) == 10
+    assert sum(text in known[1] for text in texts) == 3
+    assert sample_texts(sources, 20, seed=0) == texts
+
+
+def test_examples_that_overlap_evaluation_text_are_left_out(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    secret = "one two three four five six seven eight nine ten eleven"
+    rows = [{"text": secret, "label": "a"}, {"text": "something else entirely", "label": "b"}]
+    (tasks / "clu_secret.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert overlap_filter("") is None
+    found = overlap_filter(str(tasks))
+    assert found is not None
+    assert not found.allows(Example("q", f"it was {secret.title()}, they said"))
+    assert found.allows(Example("something else entirely", "one two three four five six seven eight nine"))
+    with pytest.raises(ValueError, match="no task called 'nonsense'"):
+        overlap_filter("nonsense")

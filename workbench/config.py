@@ -1,0 +1,199 @@
+"""A command line made from a frozen dataclass: the dataclass is the only configuration there is.
+
+    @dataclass(frozen=True)
+    class DistillConfig:
+        steps: int = option(1000, "optimiser steps")
+
+    config, run_now = parse_config(DistillConfig)      # --steps 20 --run
+
+The same call serves a notebook in all its lives. As a script, and as a page that marimo edits, exports or
+serves, the arguments belong to the notebook. In Jupyter, under pytest, or when another program runs the
+notebook, they belong to somebody else, and the defaults are taken.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Config = TypeVar("Config")
+
+
+def option(default: Any, help: str, changes_result: bool = True) -> Any:
+    """A dataclass field with its default and the help text that the command line shows.
+
+    `changes_result` is False for what only decides where results go and how often something is said or saved.
+    """
+    return field(default=default, metadata={"help": help, "changes_result": changes_result})
+
+
+def result_fields(config: Any) -> dict[str, Any]:
+    """The fields of `config` on which its results depend, by name."""
+    return {
+        item.name: getattr(config, item.name)
+        for item in fields(config)
+        if item.metadata.get("changes_result", True)
+    }
+
+
+def parse_config(config_class: type[Config], argv: Sequence[str] | None = None) -> tuple[Config, bool]:
+    """Build a `config_class` from the command line; also say whether to start working at once.
+
+    Field `max_length` becomes `--max-length`. Supported types: str, int, float, bool (`--x`, `--no-x`),
+    Literal, `T | None` (the word `none` gives None) and `tuple[T, ...]` (values joined by commas). The second
+    value is `--run` or `--no-run`, and defaults to True in a script, where nobody can press a button. There,
+    progress is also logged to the terminal, since marimo's progress bars do not show.
+
+    `argv` replaces the arguments found as the module describes. Wrong arguments, and values that the
+    dataclass itself refuses with a ValueError, print the usage and exit with 2; in a page or an app, which an
+    exit would take away, they raise ValueError instead.
+    """
+    caller = sys._getframe(1).f_globals.get("__file__")
+    found, life = _notebook_arguments(caller)
+    parser = _Parser(
+        description=(config_class.__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        raises=life == "page",
+    )
+    hints = get_type_hints(config_class)
+    for item in fields(config_class):  # type: ignore[arg-type]
+        _add_argument(parser, item, hints[item.name])
+    parser.add_argument(
+        "--run",
+        action=argparse.BooleanOptionalAction,
+        default=life == "script",
+        help="start at once instead of waiting for the button (the default in a script)",
+    )
+    values = vars(parser.parse_args(found if argv is None else argv))
+    if life == "script":
+        _log_to_terminal()
+    run_now = values.pop("run")
+    try:
+        return config_class(**values), run_now
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def to_arguments(config: Any) -> list[str]:
+    """The command-line arguments that make `config` again: the fields that differ from their defaults."""
+    arguments: list[str] = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if value == item.default:
+            continue
+        flag = _flag(item.name)
+        if isinstance(value, bool):
+            arguments.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            arguments.append(f"{flag}={_as_text(value)}")
+    return arguments
+
+
+def _notebook_arguments(caller: str | None) -> tuple[list[str], Literal["script", "page", "guest"]]:
+    """The arguments meant for the notebook in file `caller`, and how that notebook is being run.
+
+    An app run by another program (a test, `app.run()`) also says it is a script, so the program's own name
+    decides.
+    """
+    try:
+        import marimo
+
+        mode = marimo.app_meta().mode
+    except (ImportError, RuntimeError):
+        mode = None
+    if mode in ("edit", "run"):
+        return sys.argv[1:], "page"
+    if caller is not None and sys.argv and os.path.realpath(sys.argv[0]) == os.path.realpath(caller):
+        return sys.argv[1:], "script"
+    return [], "guest"
+
+
+def _log_to_terminal() -> None:
+    logger = logging.getLogger("bitembed")
+    logger.setLevel(logging.INFO)
+    if not logger.hasHandlers():
+        logger.addHandler(logging.StreamHandler())
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, *, raises: bool, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.raises = raises
+
+    def error(self, message: str) -> NoReturn:
+        if self.raises:
+            raise ValueError(message)
+        super().error(message)
+
+
+def _add_argument(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> None:
+    required = item.default is MISSING
+    text = item.metadata.get("help", "")
+    common: dict[str, Any] = {"dest": item.name, "required": required}
+    if not required:
+        text = f"{text} [{_as_text(item.default)}]".strip()
+        common["default"] = item.default
+    common["help"] = text.replace("%", "%%")
+    flag = _flag(item.name)
+    if hint is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        return
+    inner, optional = _strip_optional(hint)
+    if get_origin(inner) is Literal and not optional:
+        choices = get_args(inner)
+        parser.add_argument(flag, choices=choices, type=type(choices[0]), **common)
+        return
+    convert = _converter(inner)
+    if optional:
+        convert = _Converter(f"{convert}|none", convert, optional=True)
+    parser.add_argument(flag, type=convert, metavar=str(convert), **common)
+
+
+@dataclass(frozen=True)
+class _Converter:
+    """A function from text to a value, with the name that usage and error messages give it."""
+
+    name: str
+    convert: Callable[[str], Any]
+    optional: bool = False
+
+    def __call__(self, text: str) -> Any:
+        return None if self.optional and text == "none" else self.convert(text)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _converter(hint: Any) -> _Converter:
+    if hint in (str, int, float):
+        return _Converter({str: "text", int: "int", float: "number"}[hint], hint)
+    arguments = get_args(hint)
+    if get_origin(hint) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        element = _converter(arguments[0])
+        return _Converter(
+            f"{element},{element},...", lambda text: tuple(map(element, text.split(","))) if text else ()
+        )
+    raise TypeError(f"a configuration field of type {hint} has no form on the command line")
+
+
+def _strip_optional(hint: Any) -> tuple[Any, bool]:
+    if get_origin(hint) in (Union, types.UnionType):
+        others = [part for part in get_args(hint) if part is not type(None)]
+        if len(others) == 1 and len(others) < len(get_args(hint)):
+            return others[0], True
+    return hint, False
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_as_text, value))
+    return "none" if value is None else str(value)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

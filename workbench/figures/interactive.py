@@ -1,0 +1,148 @@
+"""What makes a recipe an app: a form made from its configuration, plots that follow, errors in plain words.
+
+The form hands its fields to the parser of the command line, so both doors take and refuse the same values.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import Field, fields
+from html import escape
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import marimo as mo
+import transformers
+
+from workbench.config import parse_config
+from workbench.figures.training import Record, loss_curves
+
+Config = TypeVar("Config")
+Item = TypeVar("Item")
+
+
+def settings_form(config: Any, main: Sequence[str], button: str = "Train") -> Any:
+    """A form over all fields of the dataclass `config`: those named in `main` first, the others folded.
+
+    Its value is None until the button is pressed; `chosen_settings` turns it into a configuration. Values
+    that the configuration refuses are reported in the form.
+    """
+    hints = get_type_hints(type(config))
+    inputs = {item.name: _input(hints[item.name], getattr(config, item.name)) for item in fields(config)}
+    by_name = {item.name: item for item in fields(config)}
+    in_view = [by_name[name] for name in main]
+    folded = [item for item in fields(config) if item.name not in main]
+    page = _rows(in_view)
+    if folded:
+        page += f"<details><summary>{len(folded)} more settings</summary>{_rows(folded)}</details>"
+
+    def complaint(values: Any) -> str | None:
+        try:
+            _parse(type(config), values)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    return mo.Html(page).batch(**inputs).form(submit_button_label=button, validate=complaint)
+
+
+def chosen_settings(config: Config, form: Any) -> Config:
+    """`config` with what was entered in its form; `config` itself if the form was not submitted."""
+    return config if form.value is None else _parse(type(config), form.value)
+
+
+def follow(
+    records: Iterable[Item], show: Callable[[list[Item]], object], every_seconds: float = 3.0
+) -> list[Item]:
+    """Consume `records`; in a page, call `show` with all so far, once in `every_seconds` and at the end.
+
+    In a script nothing is shown, since nobody looks; the recipes log their progress themselves.
+    """
+    history: list[Item] = []
+    page = mo.app_meta().mode in ("edit", "run")
+    shown = time.monotonic()
+    for record in records:
+        history.append(record)
+        if page and time.monotonic() - shown > every_seconds:
+            show(history)
+            shown = time.monotonic()
+    if page:
+        show(history)
+    return history
+
+
+def training_page(records: Sequence[Record]) -> Any:
+    """The loss curves so far, under a line that says how far training is and how long it will take."""
+    last = records[-1]
+    recent = [float(record["seconds"]) for record in records if record["stage"] == last["stage"]][-20:]
+    left = (int(last["steps"]) - int(last["step"])) * sum(recent) / len(recent)
+    line = f"**{last['stage']}**: step {last['step']:,} of {last['steps']:,}"
+    if left > 0:
+        line += f", {last['tokens_per_second']:,.0f} tokens/s, about {_duration(left)} left"
+    return mo.vstack([mo.md(line), loss_curves(records)])
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """In an app, end the cell with the error's message; a script and an edited notebook raise as usual."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        if mo.app_meta().mode != "run":
+            raise
+        mo.stop(True, mo.callout(mo.md(f"**{type(error).__name__}**: {escape(str(error))}"), kind="danger"))
+
+
+def log_to_console() -> None:
+    """Print the recipes' progress lines in a script, and silence the chatter of transformers."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if mo.app_meta().mode == "script":
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        logging.getLogger("bitembed").setLevel(logging.INFO)
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _input(hint: Any, value: Any) -> Any:
+    if hint is bool:
+        return mo.ui.checkbox(value)
+    if get_origin(hint) is Literal:
+        return mo.ui.dropdown([str(choice) for choice in get_args(hint)], value=str(value))
+    return mo.ui.text(_as_text(value), full_width=True)
+
+
+def _rows(items: Sequence[Field[Any]]) -> str:
+    cell = "style='padding: 2px 14px 2px 0'"
+    rows = "".join(
+        f"<tr><td {cell}><code>{item.name}</code></td><td {cell}>{{{item.name}}}</td>"
+        f"<td>{escape(item.metadata.get('help', ''))}</td></tr>"
+        for item in items
+    )
+    return f"<table>{rows}</table>"
+
+
+def _parse(config_class: type[Config], values: dict[str, Any]) -> Config:
+    arguments = []
+    for name, entered in values.items():
+        flag = name.replace("_", "-")
+        value = entered[0] if isinstance(entered, list) else entered  # a dropdown not yet read by Python
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            arguments.append(f"--{flag}={value}")
+    return parse_config(config_class, arguments)[0]
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_as_text, value))
+    return "none" if value is None else str(value)

@@ -1,0 +1,93 @@
+"""One look for every figure: white, quiet, readable in print and by the colour-blind (Okabe-Ito palette)."""
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
+INK = "#1f2933"
+MUTED = "#66727f"
+GRID = "#e7ebef"
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
+BLUES = ("#9ecae1", "#6baed6", "#3f8fc5", "#1f6bb0", "#08306b")  # from few bits to many
+PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+
+FONT_FAMILY = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+PLOTLY_CONFIG = {
+    "displaylogo": False,
+    "displayModeBar": "hover",
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+}
+
+_AXIS = {
+    "gridcolor": GRID,
+    "linecolor": "#aab4be",
+    "showline": True,
+    "ticks": "outside",
+    "tickcolor": "#aab4be",
+    "ticklen": 4,
+    "zeroline": False,
+    "automargin": True,
+    "title": {"font": {"size": 13, "color": MUTED}, "standoff": 8},
+}
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": FONT_FAMILY, "size": 13, "color": INK},
+        "title": {
+            "font": {"size": 17},
+            "subtitle": {"font": {"size": 13, "color": MUTED}},
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "yref": "container",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 14},
+        },
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "colorway": list(PALETTE),
+        "hovermode": "closest",
+        "hoverlabel": {
+            "bgcolor": "white",
+            "bordercolor": "#aab4be",
+            "font": {"family": FONT_FAMILY, "color": INK},
+        },
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.19, "yanchor": "top"},
+        "margin": {"l": 64, "r": 24, "t": 84, "b": 56},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+)
+
+TASK_TYPE_LABELS: Mapping[str, str] = {
+    "retrieval": "Retrieval",
+    "reranking": "Reranking",
+    "sts": "Similarity (STS)",
+    "pairclassification": "Pair classification",
+    "classification": "Classification",
+    "clustering": "Clustering",
+    "summarization": "Summarization",
+}
+TASK_TYPE_COLOURS: Mapping[str, str] = dict(
+    zip(TASK_TYPE_LABELS, (BLUE, SKY, ORANGE, "#8c6d31", GREEN, PURPLE, VERMILION), strict=True)
+)
+
+
+def styled(figure: go.Figure, title: str, subtitle: str = "", height: int = 420) -> go.Figure:
+    """Give `figure` the house template, a title, a subtitle and a height in pixels; returns it."""
+    figure.update_layout(
+        template=TEMPLATE, title={"text": title, "subtitle": {"text": subtitle}}, height=height
+    )
+    return figure
+
+
+def empty_figure(title: str, message: str) -> go.Figure:
+    """A figure that says in words why it has nothing to draw."""
+    figure = styled(go.Figure(), title, height=220)
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    figure.add_annotation(
+        text=message, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font_color=MUTED
+    )
+    return figure

@@ -1,0 +1,1 @@
+"""The stages of training, each one frozen dataclass and one generator of records."""

@@ -1,0 +1,68 @@
+"""Stage 2: supervised fine-tuning of the ternary model, which imitates the teacher at every output
+precision."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from workbench.config import option
+from workbench.recipes.settings import TRIPLETS_HELP, Record, TrainingConfig
+from workbench.recipes.stage import Conversion, Examples, run_stage
+
+
+@dataclass(frozen=True)
+class DistillConfig(TrainingConfig):
+    """Distil a teacher into a ternary model on triplets, for every output precision at once."""
+
+    backbone: str = option(
+        "runs/pretrain",
+        "ternary model to start from, or the run that made it; a plain backbone is converted first",
+    )
+    out: str = option("runs/distill", "folder of the run", changes_result=False)
+    teacher: str | None = option(None, "model to imitate: a catalog name, a folder or a hub id")
+    triplets: str = option("offline", TRIPLETS_HELP)
+    hard_negatives: int = option(7, "hard negatives per query, 0 for none (paper: 7)")
+    mine: bool = option(True, "mine hard negatives with the teacher for sources that have none")
+    mining_margin: float = option(
+        0.95, "a mined negative scores below this share of the positive's score (NV-Retriever: 0.95)"
+    )
+    sites: Literal["all", "output"] = option(
+        "all", "where a plain backbone gets its norms when it is converted"
+    )
+    calibration_texts: int = option(256, "texts that set the gains of the new norms; 0 takes random tokens")
+    bits: tuple[int, ...] = option(
+        (1, 2, 4, 8, 16), "output precisions that are trained for (paper: these five)"
+    )
+    contrastive_weight: float = option(
+        1.0, "weight of InfoNCE over all positives and hard negatives of the batch"
+    )
+    similarity_weight: float = option(0.2, "weight of the similarity-distribution distillation (paper: 0.2)")
+    relation_weight: float = option(
+        1e4, "weight of the attention relations (paper: 1e4, with its temperature)"
+    )
+    relation_layer: int | None = option(
+        None, "layer of the relations, from 0; none is about 60 % of the depth"
+    )
+    relation_heads: int = option(32, "heads that the relations are split into (BitDistill: 32)")
+    relation_temperature: float | None = option(
+        None, "temperature of the relations; none is sqrt of the head width as in Eq 8 (BitDistill: 1)"
+    )
+    regression_weight: float = option(
+        0.0, "weight of 1 - cosine to the teacher's embedding (LEAF; paper: none)"
+    )
+    spread_out_weight: float = option(
+        0.0, "weight of the spread-out regulariser (EmbeddingGemma; paper: none)"
+    )
+
+
+def distill(config: DistillConfig) -> Iterator[Record]:
+    """Stage 2: train on `config.triplets`, imitating `config.teacher`; yields a record per step."""
+    if config.teacher is None:
+        raise ValueError("stage 2 imitates a teacher: name one, for example the result of stage 0")
+    yield from run_stage(
+        "distill",
+        config,
+        Examples(config.triplets, "triplets", config.hard_negatives, config.mine, config.mining_margin),
+        config.teacher,
+        Conversion(config.sites, config.calibration_texts),
+    )

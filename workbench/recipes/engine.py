@@ -1,0 +1,249 @@
+"""The training loop that the stages share: batches in, records out."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from bitembed_core import BitEmbedder
+from bitembed_core.conversion import zero_share
+from workbench.recipes.batches import BatchSchedule, ExampleBatch
+from workbench.recipes.checkpoints import load_checkpoint, save_checkpoint, trained_parameters
+from workbench.recipes.distributed import rank, sum_over_processes, world_size
+from workbench.recipes.forward import Embedded, Encoder, Tokens, embed_batch, forward_dtype, tokenize_batch
+from workbench.recipes.objective import Objective
+from workbench.recipes.optimizer import learning_rate_factor, make_optimizer
+from workbench.recipes.settings import Record, TrainingConfig
+from workbench.runs import Run
+
+logger = logging.getLogger("bitembed")
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or a gradient became NaN or infinite. The parameters of that step were not updated or saved."""
+
+
+@dataclass
+class Training:
+    """A student, its teacher if it has one, and what they learn from.
+
+    Modules stay in evaluation mode: there is no dropout, so teacher and student see the same function of
+    the text that a user will, and a step depends on nothing random.
+
+    A step's batch is cut into `accumulation` micro-batches and each of these over the processes,
+    contiguously. All texts of a micro-batch go through the model in one forward, short and long ones apart.
+    Candidates are shared over processes but not over micro-batches: the loss is the mean of the
+    micro-batches' losses, each with its own in-batch negatives. For more negatives take more processes, not
+    more micro-batches.
+    """
+
+    stage: str
+    config: TrainingConfig
+    run: Run
+    accelerator: Accelerator
+    schedule: BatchSchedule
+    objective: Objective
+    student: BitEmbedder
+    teacher: BitEmbedder | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.batch_size % (self.config.accumulation * world_size()):
+            raise ValueError(
+                f"batch_size {self.config.batch_size} does not divide into {self.config.accumulation} "
+                f"micro-batches on {world_size()} processes"
+            )
+        layers = self._check_teacher(self.teacher) if self.teacher is not None else None
+        student_layer, teacher_layer = layers or (None, None)
+        self.dtype = forward_dtype(self.config.precision, self.accelerator.device)
+        _prepare_for_training(self.student, self.config.freeze_token_embeddings)
+        self.optimizer = make_optimizer(
+            self.student.model, self.config.learning_rate, self.config.weight_decay
+        )
+        self.encoder: nn.Module = self.accelerator.prepare_model(Encoder(self.student, student_layer))
+        if self.teacher is not None:
+            self.teacher.model.eval().requires_grad_(False)
+            self.teacher_encoder = Encoder(self.teacher, teacher_layer)
+
+    def _check_teacher(self, teacher: BitEmbedder) -> tuple[int, int] | None:
+        """The layers whose relations are compared, once it is sure that the teacher can teach this student."""
+        depths = [embedder.model.config.num_hidden_layers for embedder in (self.student, teacher)]
+        layers = self.objective.layers(*depths)
+        self.same_tokens = _same_tokens(self.student, teacher)
+        if layers is not None and not self.same_tokens:
+            raise ValueError(
+                "attention relations are compared token by token, but teacher and student have different "
+                "tokenizers or prompts: take another teacher, or set relation_weight to 0"
+            )
+        if self.objective.regression_weight and teacher.dimension != self.student.dimension:
+            raise ValueError(
+                f"the teacher's embeddings have {teacher.dimension} dimensions and the student's "
+                f"{self.student.dimension}: set regression_weight to 0, similarity_weight still teaches"
+            )
+        return layers
+
+    def records(self) -> Iterator[Record]:
+        """Train from the newest checkpoint, or from the beginning; one record per step.
+
+        What a record tells of is on disk when it is yielded. The last step also writes the embedder; a run
+        that had come to its end yields its last record again.
+        """
+        checkpoints = self.run.checkpoints()
+        done = load_checkpoint(checkpoints[-1], self.student.model, self.optimizer) if checkpoints else 0
+        if self.accelerator.is_main_process:
+            self.run.keep_records(done)
+        if done == self.config.steps:
+            self.export()
+            yield self.run.records()[-1]
+        for step in range(done, self.config.steps):
+            record = self.step(step)
+            is_last = step + 1 == self.config.steps
+            if is_last:
+                record |= self.folders
+            self.report(record)
+            if is_last or (step + 1) % self.config.save_every == 0:
+                self.save(step + 1)
+            if is_last:
+                self.export()
+            yield record
+
+    def step(self, step: int) -> Record:
+        """One optimiser step; `step` counts from 0, the record's from 1."""
+        began = time.perf_counter()
+        config = self.config
+        factor = learning_rate_factor(step, config.steps, config.warmup_share, config.decay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        batch = self.schedule.batch(step)
+        sums: dict[str, Tensor] = {}
+        tokens = 0
+        for number in range(config.accumulation):
+            part = batch.part(number, config.accumulation).part(rank(), world_size())
+            is_last = number + 1 == config.accumulation
+            with nullcontext() if is_last else self.accelerator.no_sync(self.encoder):
+                losses, part_tokens = self.backward(part)
+            tokens += part_tokens
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach() / config.accumulation
+        losses_by_name = _mean_over_processes(sums)
+        parameters = trained_parameters(self.student.model).values()
+        grad_norm = float(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+        self.check_finite(step, batch, losses_by_name | {"gradient": grad_norm})
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
+        tokens = int(sum_over_processes(torch.tensor(tokens, device=self.accelerator.device)))
+        contrastive = losses_by_name["contrastive"]
+        return {
+            "step": step + 1,
+            "steps": config.steps,
+            "stage": self.stage,
+            "source": batch.source,
+            **losses_by_name,
+            "relation_ratio": losses_by_name.get("relations", 0.0) / contrastive if contrastive else 0.0,
+            "grad_norm": grad_norm,
+            "lr": config.learning_rate * factor,
+            "tokens_per_second": tokens / seconds,
+            "zero_share": zero_share(self.student.model),
+            "seconds": seconds,
+        }
+
+    def backward(self, part: ExampleBatch) -> tuple[dict[str, Tensor], int]:
+        """Add the gradients of a micro-batch; returns its losses by name and the number of its tokens."""
+        tokens = tokenize_batch(self.student, part, self.config.max_length)
+        student = embed_batch(self.encoder, tokens, len(part), self.dtype)
+        teacher = self.imitated(part, tokens) if self.teacher is not None else None
+        losses = self.objective(student, teacher, part.in_batch)
+        loss = torch.stack(list(losses.terms.values())).sum()
+        self.accelerator.backward(loss / self.config.accumulation)
+        return {"loss": loss, **losses.terms, **losses.by_bits}, int(tokens["attention_mask"].sum())
+
+    @torch.no_grad()
+    def imitated(self, part: ExampleBatch, tokens: Tokens) -> Embedded:
+        """What the teacher makes of the same texts: one forward gives embeddings and attention states."""
+        assert self.teacher is not None
+        if not self.same_tokens:
+            tokens = tokenize_batch(self.teacher, part, self.config.max_length)
+        return embed_batch(self.teacher_encoder, tokens, len(part), self.dtype)
+
+    def check_finite(self, step: int, batch: ExampleBatch, values: dict[str, float]) -> None:
+        """Raise TrainingDiverged if any of `values` is NaN or infinite; all processes see the same ones."""
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if not bad:
+            return
+        checkpoints = self.run.checkpoints()
+        kept = (
+            f"{checkpoints[-1]} is the last good checkpoint" if checkpoints else "there is no checkpoint yet"
+        )
+        shown = [f"{index} {query[:60]!r}" for index, query in zip(batch.indices, batch.queries, strict=True)]
+        more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+        raise TrainingDiverged(
+            f"{' and '.join(bad)} not finite in step {step + 1} of {self.stage}; {kept}. A lower learning_rate, "
+            "a longer warm-up or precision float32 may help, or look at the texts of the batch, "
+            f"of source {batch.source!r}: {', '.join(shown[:8])}{more}"
+        )
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint after `step` steps and drop old ones."""
+        if self.accelerator.is_main_process:
+            folder = self.run.checkpoint_path(step)
+            save_checkpoint(folder, self.student.model, self.optimizer, step)
+            self.run.prune_checkpoints(self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def folders(self) -> Record:
+        """Where the embedder goes: for further training, and packed if it is ternary."""
+        latent: Record = {"latent": str(self.run.latent)}
+        return latent | {"model": str(self.run.model)} if self.student.is_ternary else latent
+
+    def export(self) -> None:
+        """Write the embedder to its folders, as far as they are not there."""
+        if self.accelerator.is_main_process:
+            if not self.run.latent.exists():
+                self.student.save_pretrained(self.run.latent, layout="latent")
+            if self.student.is_ternary and not self.run.model.exists():
+                self.student.save_pretrained(self.run.model, layout="packed")
+        self.accelerator.wait_for_everyone()
+
+    def report(self, record: Record) -> None:
+        """Write the record to the run, to the tracker, and now and then to the log."""
+        if not self.accelerator.is_main_process:
+            return
+        self.run.log(record)
+        step = int(record["step"])
+        if self.config.tracker:
+            numbers = {name: value for name, value in record.items() if not isinstance(value, str)}
+            self.accelerator.log(numbers, step=step)
+        if step % self.config.log_every == 0 or step in (1, self.config.steps):
+            names = ("loss", "contrastive", "similarity", "relations", "regression", "grad_norm")
+            shown = "  ".join(f"{name} {record[name]:.4g}" for name in names if name in record)
+            logger.info(
+                "%s %d/%d  %s  %.0f tokens/s",
+                self.stage,
+                step,
+                self.config.steps,
+                shown,
+                record["tokens_per_second"],
+            )
+
+
+def _prepare_for_training(embedder: BitEmbedder, freeze_token_embeddings: bool) -> None:
+    embedder.model.eval().requires_grad_(True)
+    embedder.model.get_input_embeddings().requires_grad_(not freeze_token_embeddings)
+
+
+def _same_tokens(student: BitEmbedder, teacher: BitEmbedder) -> bool:
+    vocabularies = [embedder.tokenizer.get_vocab() for embedder in (student, teacher)]
+    prompts = [[e.prompts.get(side, "") for side in ("query", "document")] for e in (student, teacher)]
+    return vocabularies[0] == vocabularies[1] and prompts[0] == prompts[1]
+
+
+def _mean_over_processes(values: dict[str, Tensor]) -> dict[str, float]:
+    means = sum_over_processes(torch.stack(list(values.values())).double()) / world_size()
+    return dict(zip(values, means.tolist(), strict=True))

@@ -1,0 +1,46 @@
+"""AdamW and the learning rate."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import nn
+
+BETAS = (0.9, 0.98)  # 0.98 as is usual for transformers: the second moment settles within short runs
+
+
+def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the parameters of `model` that require gradients; see `parameter_groups` for the decay."""
+    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, betas=BETAS, fused=True)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Two groups: matrices with weight decay; norms, biases and embedding tables without."""
+    tables = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+    }
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim >= 2 and id(parameter) not in tables
+            (decayed if is_matrix else others).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def learning_rate_factor(
+    step: int, steps: int, warmup_share: float, decay: Literal["cosine", "linear", "constant"]
+) -> float:
+    """Share of the peak learning rate in step `step` (from 0) of `steps`.
+
+    It rises linearly over the first `warmup_share * steps` steps, none of which is at 0, and then falls
+    along half a cosine or a line that would reach 0 right after the last step.
+    """
+    warmup = round(warmup_share * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(steps - warmup, 1)
+    return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[decay]

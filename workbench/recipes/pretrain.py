@@ -1,0 +1,60 @@
+"""Stage 1: continual contrastive pre-training of the ternary model on text pairs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from workbench.config import option
+from workbench.recipes.settings import Record, TrainingConfig
+from workbench.recipes.stage import Conversion, Examples, run_stage
+
+
+@dataclass(frozen=True)
+class PretrainConfig(TrainingConfig):
+    """Convert a backbone to ternary weights and train it on text pairs, with a teacher's signal if there
+    is one."""
+
+    out: str = option("runs/pretrain", "folder of the run", changes_result=False)
+    learning_rate: float = option(
+        5e-4, "peak learning rate (not published; ternary training wants a high one)"
+    )
+    pairs: str = option(
+        "offline", "text pairs: a mix, source names joined by commas, a JSONL or Parquet file, hub:..."
+    )
+    sites: Literal["all", "output"] = option(
+        "all", "norms before every ternary linear (released checkpoints), or two per block (paper, Eq 3)"
+    )
+    calibration_texts: int = option(256, "texts that set the gains of the new norms; 0 takes random tokens")
+    teacher: str | None = option(
+        None, "model to imitate from the first step; the paper has none in this stage"
+    )
+    contrastive_weight: float = option(1.0, "weight of InfoNCE over the pairs of the batch")
+    regression_weight: float = option(
+        5.0, "weight of 1 - cosine to the teacher's embedding (LEAF); needs a teacher"
+    )
+    similarity_weight: float = option(
+        1.0,
+        "weight of the KL divergence between the teacher's in-batch similarities and ours; needs a teacher",
+    )
+    relation_weight: float = option(
+        0.0, "weight of the attention relations; needs a teacher with the same tokens"
+    )
+    relation_layer: int | None = option(
+        None, "layer of the relations, from 0; none is about 60 % of the depth"
+    )
+    relation_heads: int = option(32, "heads that the relations are split into (BitDistill: 32)")
+    relation_temperature: float | None = option(
+        None, "temperature of the relations; none is sqrt of the head width"
+    )
+    spread_out_weight: float = option(0.0, "weight of the spread-out regulariser (EmbeddingGemma)")
+
+
+def pretrain(config: PretrainConfig) -> Iterator[Record]:
+    """Stage 1: train on `config.pairs`; yields a record per step."""
+    yield from run_stage(
+        "pretrain",
+        config,
+        Examples(config.pairs, "pairs"),
+        config.teacher,
+        Conversion(config.sites, config.calibration_texts),
+    )

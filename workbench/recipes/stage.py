@@ -1,0 +1,151 @@
+"""From a configuration to a running stage: load the examples and the models, open the run, train."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from bitembed_core import BitEmbedder
+from workbench.catalog.example import ExampleSource
+from workbench.catalog.examples import MIXES, Kind, load_examples
+from workbench.catalog.models import load_embedder
+from workbench.catalog.overlap import OverlapFilter
+from workbench.catalog.sources import TRIPLETS
+from workbench.catalog.task_folder import read_task_folder
+from workbench.catalog.tasks import available_tasks
+from workbench.recipes.batches import BatchSchedule
+from workbench.recipes.engine import Training
+from workbench.recipes.mining import mine_negatives
+from workbench.recipes.objective import Objective
+from workbench.recipes.settings import Record, TrainingConfig
+from workbench.runs import Run
+
+logger = logging.getLogger("bitembed")
+
+CALIBRATION_STREAM = 3  # of the run's seed; the batches have the ones before it
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a stage learns from: `spec` and `kind` as `load_examples` takes them, and hard negatives per
+    query."""
+
+    spec: str
+    kind: Kind
+    hard_negatives: int = 0
+    mine: bool = False
+    mining_margin: float = 0.95
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a backbone that is not ternary yet becomes so."""
+
+    sites: Literal["all", "output"]
+    calibration_texts: int
+
+
+def run_stage(
+    stage: str,
+    config: TrainingConfig,
+    examples: Examples,
+    teacher_name: str | None = None,
+    conversion: Conversion | None = None,
+) -> Iterator[Record]:
+    """Train `config.backbone` and yield a record per step.
+
+    Args:
+        stage: its name in the records.
+        teacher_name: the model to imitate and to mine negatives with, as the catalog names it.
+        conversion: makes a backbone ternary that is not; None trains it as it is.
+
+    Raises:
+        FileExistsError: there is a run in `config.out`, and it is neither to be resumed nor overwritten.
+        FileNotFoundError: there is no run in `config.out` to resume, or no such model or source.
+        ValueError: the settings do not fit the run that is resumed, the models or the examples.
+        TrainingDiverged: a loss or gradient was not finite.
+    """
+    run = Run(Path(config.out))
+    if config.resume:
+        run.check_config(config)
+    else:
+        run.check_free(config.overwrite)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # said explicitly, or launched processes would not find each other
+        mixed_precision="no",
+        log_with=config.tracker,
+        project_dir=config.out,
+    )
+    if config.tracker is not None and not accelerator.log_with:
+        raise ValueError(f"the tracker {config.tracker!r} is not installed; install it, or do without one")
+    device = str(accelerator.device)
+    with accelerator.main_process_first():  # the other processes find downloads and mined negatives cached
+        student = load_embedder(config.backbone, device=device, trainable=True)
+        teacher = load_embedder(teacher_name, device=device) if teacher_name is not None else None
+        sources = load_sources(examples, config, miner=teacher or student)
+    schedule = BatchSchedule(sources, config.batch_size, config.seed, examples.hard_negatives)
+    if conversion is not None and not student.is_ternary:
+        texts = sample_texts(sources, conversion.calibration_texts, config.seed)
+        student.convert(conversion.sites, calibration_texts=texts or None)
+    objective = Objective.of(config)
+    training = Training(stage, config, run, accelerator, schedule, objective, student, teacher)
+    if accelerator.is_main_process:
+        if not config.resume:
+            Run.create(config.out, config, config.overwrite)
+        logger.info("%s: %s, %s, processes: %d", stage, device, training.dtype, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    if config.tracker is not None:
+        accelerator.init_trackers(stage)
+    try:
+        yield from training.records()
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def load_sources(examples: Examples, config: TrainingConfig, miner: BitEmbedder) -> list[ExampleSource]:
+    """The training examples without those that overlap evaluation text, with mined negatives if asked for.
+
+    Where negatives are mined, files, hub data sets and sources of pairs need not bring any.
+    """
+    exclude = overlap_filter(config.exclude_tasks)
+    is_file = Path(examples.spec).is_file()
+    sources: list[ExampleSource] = []
+    for part in [examples.spec] if is_file else examples.spec.split(","):
+        has_negatives = part.strip() in MIXES or part.strip() in TRIPLETS
+        kind = "pairs" if examples.mine and not has_negatives else examples.kind
+        sources += load_examples(
+            part, kind, exclude=exclude, limit_per_source=config.limit_per_source, seed=config.seed
+        )
+    if examples.mine and examples.hard_negatives:
+        count, margin = examples.hard_negatives, examples.mining_margin
+        sources = [mine_negatives(source, miner, count, margin) for source in sources]
+    return sources
+
+
+def overlap_filter(tasks: str) -> OverlapFilter | None:
+    """The filter against evaluation `tasks`: "offline", names joined by commas, a folder, or "" for none."""
+    if not tasks:
+        return None
+    if tasks == "offline":
+        return OverlapFilter.from_tasks(available_tasks()[0])
+    if Path(tasks).is_dir():
+        return OverlapFilter.from_tasks(read_task_folder(Path(tasks)))
+    return OverlapFilter.from_tasks(available_tasks(tasks.split(","))[0])
+
+
+def sample_texts(sources: Sequence[ExampleSource], count: int, seed: int) -> list[str]:
+    """About `count` texts, queries and positives in turn, the same number from each source."""
+    generator = np.random.default_rng([seed, CALIBRATION_STREAM])
+    texts: list[str] = []
+    for source in sources:
+        share = min(-(-count // len(sources)), len(source.examples))
+        for number, index in enumerate(generator.permutation(len(source.examples))[:share]):
+            example = source.examples[index]
+            texts.append(example.positive if number % 2 else example.query)
+    return texts

@@ -1,0 +1,172 @@
+"""The run store: one folder for a run, from which it can be understood, continued and found again.
+
+runs/<name>/
+    config.json        the recipe and its settings
+    environment.json   versions and hardware
+    records.jsonl      one record per training step
+    checkpoints/       step-000123/, the newest few
+    latent/            the trained embedder, exact, to train on from
+    model/             the trained ternary embedder, packed
+    results.json       what evaluation found
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from bitembed_core.files import atomic_path, read_json, write_json
+from workbench.config import result_fields
+from workbench.environment import environment
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Only the main process of several creates it and writes to it."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, out: str | Path, config: Any, overwrite: bool = False) -> Self:
+        """Make the folder of a new run with `config`, a dataclass.
+
+        Raises:
+            FileExistsError: there is a run in `out`, and `overwrite` is off; or there is something else.
+        """
+        run = cls(Path(out))
+        run.check_free(overwrite)
+        surroundings = environment()
+        with atomic_path(run.path) as fresh:
+            fresh.mkdir()
+            description = {
+                "recipe": type(config).__name__.removesuffix("Config").lower(),
+                "key": content_key(config, surroundings["packages"]),
+                "config": asdict(config),
+            }
+            write_json(fresh / "config.json", description)
+            write_json(fresh / "environment.json", surroundings)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """An existing run.
+
+        Raises:
+            FileNotFoundError: there is no run in `path`.
+        """
+        run = cls(Path(path))
+        if not run.exists:
+            raise FileNotFoundError(f"{path} holds no run: it lacks config.json or environment.json")
+        return run
+
+    def check_free(self, overwrite: bool) -> None:
+        """Raise FileExistsError unless a new run may be created here."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if not self.exists:
+            raise FileExistsError(f"{self.path} exists and is no run; choose another folder for this one")
+        if not overwrite:
+            raise FileExistsError(
+                f"{self.path} holds a run already: resume it, overwrite it, or choose another folder"
+            )
+
+    @property
+    def exists(self) -> bool:
+        return all((self.path / name).is_file() for name in ("config.json", "environment.json"))
+
+    @property
+    def recipe(self) -> str:
+        return read_json(self.path / "config.json")["recipe"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return read_json(self.path / "config.json")["config"]
+
+    @property
+    def key(self) -> str:
+        """Hash of the settings that change results, and of the package versions."""
+        return read_json(self.path / "config.json")["key"]
+
+    @property
+    def latent(self) -> Path:
+        return self.path / "latent"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trained embedder has been written."""
+        return self.latent.is_dir()
+
+    def check_config(self, config: Any) -> None:
+        """Check that a run resumed with `config` gives what it would have given.
+
+        Raises:
+            FileNotFoundError: there is no run here.
+            ValueError: `config` differs in the fields that are named.
+        """
+        if not self.exists:
+            raise FileNotFoundError(f"{self.path} holds no run that could be resumed")
+        own = self.config
+        wanted = json.loads(json.dumps(result_fields(config)))
+        changed = [
+            f"{name} was {own.get(name)!r}, now {value!r}"
+            for name, value in wanted.items()
+            if own.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.path} was started with other settings, and cannot be resumed with these: "
+                + "; ".join(changed)
+            )
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append `record` to records.jsonl; it is there when the call returns."""
+        with (self.path / "records.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records; a last line that a crash cut short is left out."""
+        path = self.path / "records.jsonl"
+        if not path.exists():
+            return []
+        text = path.read_text(encoding="utf-8")
+        whole, _, _ = text.rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def keep_records(self, step: int) -> None:
+        """Forget the records after `step`, before training continues from there."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        with atomic_path(self.path / "records.jsonl") as fresh:
+            fresh.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        found = (self.path / "checkpoints").glob("step-*")
+        return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+    def prune_checkpoints(self, keep: int) -> None:
+        """Remove all but the newest `keep` checkpoints."""
+        for folder in self.checkpoints()[:-keep]:
+            shutil.rmtree(folder)
+
+
+def content_key(config: Any, packages: Mapping[str, str | None]) -> str:
+    """sha256 of the recipe's name, the settings that change its results, and the package versions."""
+    content = {"recipe": type(config).__name__, "config": result_fields(config), "packages": dict(packages)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def find_runs(root: str | Path, key: str | None = None) -> list[Run]:
+    """Runs below the folder `root`, oldest first; with `key`, only those with that content."""
+    folders = sorted(Path(root).glob("**/config.json"), key=lambda path: path.stat().st_mtime)
+    runs = [Run(path.parent) for path in folders]
+    return [run for run in runs if run.exists and (key is None or run.key == key)]
