@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -16,6 +18,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The caller creates a file or a directory at the yielded path. An existing directory at `path` is moved
     aside before the rename and removed after it, so a reader sees the old content or the new, never a mixture.
+
+    Raises:
+        OSError: the disk is full or not writable, also where safetensors has its own error for that.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +37,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 raise
         else:
             os.replace(fresh, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written, what was there is whole: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

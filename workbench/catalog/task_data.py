@@ -94,7 +94,7 @@ def capped(
                 _share(len(smaller.corpus), len(data.corpus), "documents"),
             ]
         case StsData():
-            smaller = StsData(_stratified(data.rows, max_pairs, 3, seed))
+            smaller = StsData(_stratified(data.rows, max_pairs, 3, seed, at_least=2))
             parts = [_share(len(smaller.rows), len(data.rows), "pairs")]
         case ClassificationData():
             smaller = ClassificationData(
@@ -138,17 +138,19 @@ def _drawn(ids: Iterable[str], count: int | None, tag: str, seed: int) -> list[s
     return list(ids) if count is None else draw(ids, count, tag, seed)
 
 
-def _stratified(rows: Sequence[Row], count: int | None, column: int, seed: int) -> list[Row]:
-    """`count` rows in their order; every value of `column` keeps its share, and at least one row."""
+def _stratified(
+    rows: Sequence[Row], count: int | None, column: int, seed: int, at_least: int = 1
+) -> list[Row]:
+    """`count` rows in their order; every value of `column` keeps its share, and `at_least` so many rows."""
     if count is None or count >= len(rows):
         return list(rows)
     places = defaultdict(list)
     for place, row in enumerate(rows):
         places[row[column]].append(place)
-    if count < len(places):
-        raise ValueError(f"a cap of {count} leaves no row for some of the {len(places)} labels")
+    if count < at_least * len(places):
+        raise ValueError(f"a cap of {count} leaves too few rows for some of the {len(places)} groups")
     exact = {label: count * len(found) / len(rows) for label, found in places.items()}
-    quota = {label: max(1, int(share)) for label, share in exact.items()}
+    quota = {label: min(len(places[label]), max(at_least, int(share))) for label, share in exact.items()}
     while sum(quota.values()) > count:
         quota[max(quota, key=lambda label: quota[label])] -= 1
     while sum(quota.values()) < count:

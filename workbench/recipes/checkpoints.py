@@ -10,7 +10,6 @@ step-000123/
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -35,15 +34,12 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         for key, value in optimizer.state[parameter].items()
     }
     weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
-    try:
-        with atomic_path(folder) as fresh:
-            fresh.mkdir()
-            save_file(weights, fresh / "model.safetensors")
-            save_file(moments, fresh / "optimizer.safetensors")
-            save_file(_random_states(), fresh / "random.safetensors")
-            write_json(fresh / "state.json", {"step": step})
-    except SafetensorError as error:
-        raise OSError(f"{folder} could not be written, older checkpoints are whole: {error}") from error
+    with atomic_path(folder) as fresh:
+        fresh.mkdir()
+        save_file(weights, fresh / "model.safetensors")
+        save_file(moments, fresh / "optimizer.safetensors")
+        save_file(_random_states(), fresh / "random.safetensors")
+        write_json(fresh / "state.json", {"step": step})
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

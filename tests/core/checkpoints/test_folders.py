@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -150,6 +151,16 @@ def test_saving_never_destroys(tiny_embedder, tmp_path, monkeypatch) -> None:
             tiny_embedder.save_pretrained(tmp_path / target, "packed")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "papers"]
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == before
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # a file cannot grow past it: as near to a full disk as it gets
+    monkeypatch.undo()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written"):
+            tiny_embedder.save_pretrained(tmp_path / "new", "packed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "papers"]
 
     tiny_embedder.freeze()
     with pytest.raises(ValueError, match="no longer has"):

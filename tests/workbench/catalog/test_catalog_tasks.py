@@ -94,7 +94,7 @@ def test_capped_classification_keeps_shares_and_every_label():
     assert Counter(label for _, label in smaller.test) == {"common": 9, "rare": 1}
     assert smaller.train == [row for row in train if row in set(smaller.train)]
     assert said == "20 of 100 training texts, 10 of 100 test texts"
-    with pytest.raises(ValueError, match="a cap of 1 leaves no row for some of the 2 labels"):
+    with pytest.raises(ValueError, match="a cap of 1 leaves too few rows for some of the 2 groups"):
         capped(ClassificationData(train, test), max_train=1)
 
 
