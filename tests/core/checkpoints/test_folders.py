@@ -152,7 +152,9 @@ def test_saving_never_destroys(tiny_embedder, tmp_path, monkeypatch) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "papers"]
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == before
 
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # a file cannot grow past it: as near to a full disk as it gets
+    limits = resource.getrlimit(
+        resource.RLIMIT_FSIZE
+    )  # a file cannot grow past it: as near to a full disk as it gets
     monkeypatch.undo()
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
