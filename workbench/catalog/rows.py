@@ -27,14 +27,14 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
         raise ValueError(f"{path} holds no rows")
 
 
-def text_field(row: Row, field: str, place: str) -> str:
-    """A field that must hold a text with something in it; ValueError names the place otherwise."""
+def text_field(row: Row, field: str, place: str, may_be_empty: bool = False) -> str:
+    """A field that must hold a text, with something in it unless it may be empty; ValueError names the place."""
     if field not in row:
         raise ValueError(f"{place}: field `{field}` is missing (it has {', '.join(row) or 'none'})")
     value = row[field]
     if not isinstance(value, str):
         raise ValueError(f"{place}: field `{field}` must be a text, got {type(value).__name__}")
-    if not value.strip():
+    if not may_be_empty and not value.strip():
         raise ValueError(f"{place}: field `{field}` is empty")
     return value
 

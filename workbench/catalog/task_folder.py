@@ -63,7 +63,7 @@ def _read_sts(path: Path) -> StsData:
     for place, row in read_rows(path):
         subset = text_field(row, "subset", place) if "subset" in row else ONLY_SUBSET
         rows.append(
-            (text_field(row, "s1", place), text_field(row, "s2", place), _number(row, "score", place), subset)
+            (_evaluated(row, "s1", place), _evaluated(row, "s2", place), _number(row, "score", place), subset)
         )
     return StsData(rows)
 
@@ -75,7 +75,7 @@ def _read_classification(path: Path) -> ClassificationData:
         if split not in ("train", "test"):
             raise ValueError(f"{place}: `split` must be 'train' or 'test', got {split!r}")
         rows = data.train if split == "train" else data.test
-        rows.append((text_field(row, "text", place), _label(row, place)))
+        rows.append((_evaluated(row, "text", place), _label(row, place)))
     for split in ("train", "test"):
         if not getattr(data, split):
             raise ValueError(
@@ -86,7 +86,7 @@ def _read_classification(path: Path) -> ClassificationData:
 
 
 def _read_clustering(path: Path) -> ClusteringData:
-    rows = [(text_field(row, "text", place), _label(row, place)) for place, row in read_rows(path)]
+    rows = [(_evaluated(row, "text", place), _label(row, place)) for place, row in read_rows(path)]
     return ClusteringData([text for text, _ in rows], [label for _, label in rows])
 
 
@@ -98,7 +98,7 @@ def _read_retrieval(folder: Path) -> RetrievalData:
                 "qrels.tsv (query id, document id and relevance, tab-separated)"
             )
     corpus = _by_id(folder / "corpus.jsonl", _titled_text)
-    queries = _by_id(folder / "queries.jsonl", lambda row, place: text_field(row, "text", place))
+    queries = _by_id(folder / "queries.jsonl", lambda row, place: _evaluated(row, "text", place))
     qrels: dict[str, dict[str, int]] = {}
     for place, query, document, score in _qrels_rows(folder / "qrels.tsv"):
         if query not in queries:
@@ -125,7 +125,7 @@ READERS: Mapping[str, tuple[TaskType, Callable[[Path], TaskData]]] = {
 def _by_id(path: Path, read: Callable[[Row, str], T]) -> dict[str, T]:
     found: dict[str, T] = {}
     for place, row in read_rows(path):
-        key = text_field(row, "_id", place)
+        key = str(row["_id"]) if isinstance(row.get("_id"), int) else text_field(row, "_id", place)
         if key in found:
             raise ValueError(f"{place}: `_id` {key!r} occurs twice")
         found[key] = read(row, place)
@@ -136,7 +136,12 @@ def _titled_text(row: Row, place: str) -> tuple[str, str]:
     title = row.get("title") or ""
     if not isinstance(title, str):
         raise ValueError(f"{place}: field `title` must be a text, got {type(title).__name__}")
-    return title, text_field(row, "text", place)
+    return title, _evaluated(row, "text", place)
+
+
+def _evaluated(row: Row, field: str, place: str) -> str:
+    """A text to embed. Published corpora hold empty ones, and a score counts them like any other."""
+    return text_field(row, field, place, may_be_empty=True)
 
 
 def _qrels_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
@@ -151,7 +156,7 @@ def _qrels_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
                     f"{place}: expected query id, document id and relevance with tabs between, got {line!r}"
                 )
             try:
-                score = int(fields[2])
+                score = int(float(fields[2]))
             except ValueError:
                 if number == 1:
                     continue

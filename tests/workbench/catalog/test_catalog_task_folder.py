@@ -124,3 +124,14 @@ def test_no_folder_and_no_tasks(tmp_path):
         read_task_folder(tmp_path / "absent")
     with pytest.raises(ValueError, match=r"holds no evaluation tasks: expected sts_\*\.jsonl"):
         read_task_folder(tmp_path)
+
+
+def test_empty_texts_and_numeric_ids_of_published_corpora_are_read(tmp_path):
+    folder = tmp_path / "ret_real"
+    folder.mkdir()
+    (folder / "corpus.jsonl").write_text('{"_id": 1, "text": ""}\n{"_id": "d2", "text": "two"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "which"}\n')
+    (folder / "qrels.tsv").write_text("q\td2\t1.0\n")
+    data = read_task_folder(tmp_path)[0].load()
+    assert data.corpus == {"1": ("", ""), "d2": ("", "two")}
+    assert data.qrels == {"q": {"d2": 1}}
