@@ -91,8 +91,7 @@ def embed_batch(encoder: nn.Module, tokens: Tokens, size: int, dtype: torch.dtyp
 def group_by_length(tokens: Tokens) -> tuple[Tensor, list[Tokens]]:
     """Cut (N, T) tokens into groups of up to 8, 16, 32, 64, ... tokens, each padded to its own longest text.
 
-    On real pairs of questions and documents this saves a third to a half of the arithmetic, most of which
-    padding would take.
+    On real pairs of questions and documents padding would otherwise take much of the arithmetic.
 
     Returns:
         the rows (N,) of `tokens` in the order of the groups, and the groups.

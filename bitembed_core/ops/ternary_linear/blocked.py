@@ -1,7 +1,7 @@
 """The elementwise half of the integer kernel, a block of tokens at a time.
 
-Norm and quantization are a dozen cheap passes over the input. Over the whole tensor each of them would stream
-through memory; over a block that stays in the cache they cost a fraction of it. Blocks are whole tokens and every
+Norm and quantization are a dozen cheap passes over the input. Over the whole tensor each of them streams through
+memory and allocates; over a block that stays in the cache they need not. Blocks are whole tokens and every
 operation is per token, so the results are those of the unblocked code bit for bit.
 """
 
