@@ -7,10 +7,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import processors
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import logging as hf_logging
+
+from bitembed_core.checkpoints.tensor_files import refuse_pickled_folder
 
 QWEN3_END_OF_TEXT = (
     "<|endoftext|>"  # id 151643, what the released checkpoints append; not the chat model's EOS
@@ -25,7 +36,7 @@ class Backbone(NamedTuple):
 
 
 def local_folder(source: str | Path) -> Path:
-    """The folder or `.gguf` file `source` names, or the local snapshot of hub id `source`.
+    """The folder or `.gguf` file that `source` names, or the local snapshot of hub id `source`; a folder may hold one.
 
     Raises:
         FileNotFoundError: there is neither such a path nor, as far as can be found out from here, such a model.
@@ -36,6 +47,9 @@ def local_folder(source: str | Path) -> Path:
     if path.is_file():
         raise FileNotFoundError(f"{source} is a file, but not a .gguf file; give the model's folder")
     if path.is_dir():
+        files = list(path.glob("*.gguf"))
+        if len(files) == 1 and not (path / "config.json").is_file():
+            return files[0]
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{source} is no model folder: it has no config.json")
         return path
@@ -61,16 +75,22 @@ def load_backbone(path: Path) -> Backbone:
 
     Raises:
         ValueError: the folder's config.json names an architecture that transformers does not know, or its
-            weights are not all there.
+            weights are not all there, damaged or pickles.
     """
+    if path.is_dir():
+        refuse_pickled_folder(path)
     where: dict[str, Any] = {"pretrained_model_name_or_path": path}
     if path.suffix == ".gguf":
         where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     config = AutoConfig.from_pretrained(**where)
-    with quiet_transformers():
-        model, loading = AutoModel.from_pretrained(
-            **where, dtype=torch.float32, output_loading_info=True, **headless(config)
-        )
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    try:
+        with quiet_transformers():
+            model, loading = AutoModel.from_pretrained(**where, **options, **headless(config))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"the weights in {path} are damaged or do not fit its config.json: {error}"
+        ) from error
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise ValueError(f"{path} lacks {len(missing)} weights of its architecture: {', '.join(missing[:5])}")
@@ -95,9 +115,16 @@ def quiet_transformers() -> Iterator[None]:
 
 def empty_backbone(path: Path) -> PreTrainedModel:
     """The architecture of folder `path` in float32 with uninitialised weights."""
-    config = AutoConfig.from_pretrained(path)
+    return empty_model(AutoConfig.from_pretrained(path))
+
+
+def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A headless float32 model of `config` with uninitialised weights."""
     config.dtype = torch.float32
-    return AutoModel.from_config(config, dtype=torch.float32, **headless(config)).eval()
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with no_init_weights():
+        return AutoModel.from_config(config, dtype=torch.float32, **headless(config)).eval()
 
 
 def headless(config: Any) -> dict[str, bool]:
@@ -113,20 +140,32 @@ def append_eos(tokenizer: PreTrainedTokenizerBase, model_type: str) -> None:
     The rule becomes part of the tokenizer's own files, so every program that loads them agrees.
 
     Raises:
-        ValueError: the tokenizer has no end-of-text token.
+        ValueError: the tokenizer has no end-of-text token, or ends texts with another one.
     """
     if model_type == "qwen3":
         tokenizer.eos_token = QWEN3_END_OF_TEXT
     eos, eos_id = tokenizer.eos_token, tokenizer.eos_token_id
     if eos is None:
         raise ValueError("last-token pooling needs a tokenizer with an end-of-text token")
-    if tokenizer("a")["input_ids"][-1] == eos_id:
+    ids = tokenizer("a")["input_ids"]
+    if ids[-1] == eos_id:
         return
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    prefix = ids[: len(ids) - len(plain)]
+    if prefix + plain != ids:
+        raise ValueError(
+            "the tokenizer ends a text with a token of its own, which is not the end-of-text token"
+        )
+    starts = [(tokenizer.convert_ids_to_tokens(index), index) for index in prefix]
+    first = "".join(f"{token}:0 " for token, _ in starts)
     template = processors.TemplateProcessing(
-        single=f"$A:0 {eos}:0",
-        pair=f"$A:0 {eos}:0 $B:1 {eos}:1",
-        special_tokens=[(eos, eos_id)],
+        single=f"{first}$A:0 {eos}:0",
+        pair=f"{first}$A:0 {eos}:0 $B:1 {eos}:1",
+        special_tokens=[*starts, (eos, eos_id)],
     )
     before = tokenizer.backend_tokenizer.post_processor
-    both = template if before is None else processors.Sequence([before, template])
-    tokenizer.backend_tokenizer.post_processor = both
+    # A sequence of two templates would put the end-of-text token after the tokens of the first one, too.
+    alone = before is None or bool(prefix)
+    tokenizer.backend_tokenizer.post_processor = (
+        template if alone else processors.Sequence([before, template])
+    )

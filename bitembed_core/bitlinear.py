@@ -3,7 +3,8 @@
 One module, three lives:
 - latent: a floating-point `weight` that is quantized at every forward and receives straight-through gradients;
 - frozen: int8 codes in {-1, 0, 1} and one scale, no latent weight, no gradient;
-- packed: the frozen weight as it lies on disk, two bits a code (`ternary_packing.py`); it has to be unpacked to run.
+- packed: the frozen weight as it lies on disk, two bits a code (`ternary_packing.py`), for a checkpoint to fill. Freezing
+  it costs nothing: the packed bytes, mapped from the file, are unpacked when the layer first runs.
 """
 
 from typing import Literal, Self, cast, get_args
@@ -41,6 +42,7 @@ class BitLinear(nn.Module):
     weight: nn.Parameter | None
     bias: nn.Parameter | None
     codes: Tensor | None
+    packed_codes: Tensor | None
     weight_scale: Tensor | None
 
     def __init__(
@@ -59,6 +61,7 @@ class BitLinear(nn.Module):
         self.norm = ProjectionNorm(in_features, norm_eps, device) if norm_eps is not None else None
         self.register_parameter("weight", None)
         self.register_buffer("codes", None)
+        self.register_buffer("packed_codes", None)
         self.register_buffer("weight_scale", None)
         if life == "latent":
             self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device))
@@ -78,17 +81,13 @@ class BitLinear(nn.Module):
     @classmethod
     def from_linear(cls, linear: nn.Linear, norm_eps: float | None, life: Life = "latent") -> Self:
         """A BitLinear in place of `linear`; a latent one takes over its weight and bias tensors."""
-        module = cls(
-            linear.in_features,
-            linear.out_features,
-            linear.bias is not None,
-            norm_eps,
-            life,
-            linear.weight.device,
-        )
+        device = torch.device("meta") if life == "latent" else linear.weight.device
+        module = cls(linear.in_features, linear.out_features, linear.bias is not None, norm_eps, life, device)
         if life == "latent":
             module.weight = cast(nn.Parameter, linear.weight)
             module.bias = linear.bias
+            if norm_eps is not None:
+                module.norm = ProjectionNorm(linear.in_features, norm_eps, linear.weight.device)
         return module
 
     @property
@@ -100,20 +99,25 @@ class BitLinear(nn.Module):
     def freeze(self) -> None:
         """Keep only the ternary codes and their scale; a latent or packed weight is dropped."""
         if self.weight is not None:
-            codes, scale = self.ternary()
+            if self.weight.is_floating_point():
+                self.codes, self.weight_scale = self.ternary()
+            else:
+                self.packed_codes = self.weight.detach()
             self.weight = None
-            self.codes, self.weight_scale = codes, scale
 
     def ternary(self) -> tuple[Tensor, Tensor]:
         """Codes int8 (out, in) and scale (), whichever life the layer is in."""
-        if self.weight is None:
-            assert self.codes is not None
-            assert self.weight_scale is not None
-            return self.codes, self.weight_scale
-        if self.weight.is_floating_point():
+        if self.weight is not None and self.weight.is_floating_point():
             return quantize_weight(self.weight.detach())
         assert self.weight_scale is not None
-        return unpack_ternary(self.weight.detach(), self.in_features), self.weight_scale
+        if self.weight is not None:
+            return unpack_ternary(self.weight.detach(), self.in_features), self.weight_scale
+        packed = self.packed_codes
+        if packed is not None:  # another thread may be here too: first the codes, then the packed ones go
+            self.codes = unpack_ternary(packed, self.in_features)
+            self.packed_codes = None
+        assert self.codes is not None
+        return self.codes, self.weight_scale
 
     def forward(self, x: Tensor) -> Tensor:
         norm = Norm(self.norm.weight, self.norm.eps) if self.norm is not None else None

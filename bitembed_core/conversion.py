@@ -2,13 +2,14 @@
 
 Every linear of every block becomes a `BitLinear`. Token embeddings, the backbone's own norms, QK norms and whatever lies
 outside the blocks stay in floating point. SubLN comes in two forms: `sites="all"` puts an RMSNorm into each projection
-(the released checkpoints), `sites="output"` only before the attention output and the FFN down projection (Eq 3).
+(the released checkpoints), `sites="output"` only before the attention output and the FFN down projection (Eq 3);
+`sites="none"` leaves it out, as plain BitNet models do.
 
 A norm with gain 1 rescales its projection's input and so destroys the pretrained function. Calibration sets each gain to
 the root mean square that the projection's input has on sample text, which keeps most of it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel
 from bitembed_core.bitlinear import BitLinear, Life
 from bitembed_core.ops.ternary_linear import select_kernel
 
-Sites = Literal["all", "output"]
+Sites = Literal["all", "output", "none"]
 Batch = Mapping[str, Tensor]
 
 # The projections that write to the residual stream, by the names the architectures give them.
@@ -50,16 +51,20 @@ def convert_to_bitnet(
     sites: Sites = "all",
     calibration: Iterable[Batch] | Literal["vocabulary"] | None = "vocabulary",
     life: Life = "latent",
+    norm_eps: float | None = None,
+    skip: Collection[str] = (),
 ) -> PreTrainedModel:
     """Replace every linear of every block by a `BitLinear`, in place.
 
     Args:
         model: a transformers model without language-model head (Qwen3, Gemma3 text, BERT family).
-        sites: where SubLN puts norms: "all" projections, or "output" (the paper's two per block).
+        sites: where SubLN puts norms: "all" projections, "output" (the paper's two per block), or "none".
         calibration: model inputs (`input_ids`, `attention_mask`) of sample text on which the norms' gains are set so
             that they keep the function; "vocabulary" takes sequences of random tokens where no text is at hand;
             None leaves all gains at 1 (a checkpoint is about to be loaded).
         life: "latent" for training, "frozen" or "packed" for loading a checkpoint into.
+        norm_eps: epsilon of the projection norms; default the backbone's own `rms_norm_eps`, or 1e-6 without one.
+        skip: names of linears that stay in floating point (some published ternary models have them).
 
     Returns:
         `model`.
@@ -69,25 +74,48 @@ def convert_to_bitnet(
             projections are not recognised.
     """
     if sites not in get_args(Sites):
-        raise ValueError(f"sites must be 'all' or 'output', not {sites!r}")
+        raise ValueError(f"sites must be 'none', 'all' or 'output', not {sites!r}")
     if is_ternary(model):
         raise ValueError("the model has ternary layers already; convert a floating-point backbone")
-    linears = block_linears(model)
-    normed = {name for name in linears if sites == "all" or _is_output_projection(name)}
-    if len(normed) != len(linears) and len(normed) != 2 * model.config.num_hidden_layers:
+    linears = {name: linear for name, linear in block_linears(model).items() if name not in skip}
+    norm_eps = default_norm_eps(model) if norm_eps is None else norm_eps
+    normed = {
+        name for name in linears if sites == "all" or (sites == "output" and is_output_projection(name))
+    }
+    if sites == "output" and len(normed) != 2 * model.config.num_hidden_layers:
         raise ValueError(
             f"sites='output' needs to know the output projections of {type(model).__name__}; use sites='all'"
         )
     if calibration == "vocabulary":
         calibration = [_random_tokens(model)]
-    gains = input_rms(model, normed, calibration) if calibration is not None else {}
+    gains = input_rms(model, normed, calibration) if normed and calibration is not None else {}
     for name, linear in linears.items():
-        converted = BitLinear.from_linear(linear, NORM_EPS if name in normed else None, life)
+        converted = BitLinear.from_linear(linear, norm_eps if name in normed else None, life)
         if name in gains and converted.norm is not None:
             nn.init.constant_(converted.norm.weight, gains[name])
         model.set_submodule(name, converted)
     use_kernel(model, "auto")
     return model
+
+
+@torch.no_grad()
+def round_to_float16(model: PreTrainedModel) -> None:
+    """Round everything of a converted `model` that is not ternary to values that float16 holds, in place.
+
+    That is the precision it is deployed in: what is trained and measured afterwards is what the small files hold, and no
+    export changes an embedding that training left alone. Tensors with values beyond float16's range stay as they are.
+    """
+    ternary = {id(module.weight) for _, module in bit_linears(model)}
+    for parameter in model.parameters():
+        if id(parameter) not in ternary and parameter.is_floating_point():
+            rounded = parameter.half()
+            if torch.isfinite(rounded).all():
+                parameter.copy_(rounded)
+
+
+def default_norm_eps(model: PreTrainedModel) -> float:
+    """Epsilon of the norms of SubLN in a model that says nothing else: that of the backbone's RMSNorms, or 1e-6."""
+    return float(getattr(model.config, "rms_norm_eps", None) or NORM_EPS)
 
 
 def block_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -159,12 +187,19 @@ def conversion_report(model: PreTrainedModel) -> ConversionReport:
         floating[name] = _why_floating(owner, leaf, ternary, model)
         floating_weights += parameter.numel()
     return ConversionReport(
-        sites="all" if len(with_norm) == len(ternary) else "output",
+        sites=sites_of(with_norm, len(ternary)),
         ternary=tuple(ternary),
         ternary_weights=sum(m.in_features * m.out_features for m in ternary.values()),
         floating_point=floating,
         floating_point_weights=floating_weights,
     )
+
+
+def sites_of(with_norm: Sequence[str], ternary: int) -> Sites:
+    """The form of SubLN in which `with_norm` of a model's `ternary` linears carry a norm."""
+    if not with_norm:
+        return "none"
+    return "all" if len(with_norm) == ternary else "output"
 
 
 @torch.no_grad()
@@ -197,7 +232,8 @@ def input_rms(model: PreTrainedModel, names: Iterable[str], batches: Iterable[Ba
     return {name: total / tokens for name, total in totals.items()}
 
 
-def _is_output_projection(name: str) -> bool:
+def is_output_projection(name: str) -> bool:
+    """Whether the linear called `name` writes to the residual stream."""
     return any(name.endswith(f".{projection}") for projection in OUTPUT_PROJECTIONS)
 
 

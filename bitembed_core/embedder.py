@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,10 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from bitembed_core.backbones import Backbone, append_eos, load_backbone, local_folder
+from bitembed_core.backbones import append_eos, load_backbone, local_folder
+from bitembed_core.checkpoints import gguf
+from bitembed_core.checkpoints.bitnet_format import is_bitnet, load_bitnet
+from bitembed_core.checkpoints.gguf.vocabulary import read_tokenizer
 from bitembed_core.checkpoints.layouts import LAYOUTS, Layout, layout_of, load_ternary, save_model
+from bitembed_core.checkpoints.model_card import CARD_FILE, model_card, try_out
+from bitembed_core.checkpoints.provenance import Provenance
 from bitembed_core.checkpoints.sentence_files import MODULES, SentenceSettings, read_settings, write_settings
 from bitembed_core.conversion import (
     ConversionReport,
@@ -23,39 +30,45 @@ from bitembed_core.conversion import (
     convert_to_bitnet,
     freeze,
     is_ternary,
+    round_to_float16,
     use_kernel,
 )
-from bitembed_core.files import atomic_path
+from bitembed_core.embedding_table import TablePrecision
+from bitembed_core.files import atomic_path, read_json
 from bitembed_core.pooling import PoolingMode, pool
 from bitembed_core.storage import PRECISIONS, StorageFormat
 from bitembed_core.tokenization import length_batches, pad, token_ids
 
 logger = logging.getLogger(__name__)
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+
 
 class BitEmbedder:
     """A text embedder: transformer (ternary or floating point), tokenizer, pooling, prompts.
 
     Build one with `from_pretrained`; turn a floating-point one into a ternary one with `convert`.
+
+    Args:
+        tokenizer: the tokenizer, or what loads it when it is first needed.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer | Callable[[], Tokenizer],
         settings: SentenceSettings,
         device: torch.device | str | None = None,
         kernel: str = "auto",
     ) -> None:
-        if settings.pooling == "last":
-            append_eos(tokenizer, model.config.model_type)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "right"
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(device).eval()
-        self.tokenizer = tokenizer
         self.settings = settings
+        self._load_tokenizer: Callable[[], Tokenizer] | None = None
+        if isinstance(tokenizer, Tokenizer):
+            self._tokenizer = self._ready(tokenizer)
+        else:
+            self._load_tokenizer = tokenizer
         self._told_of_cuts = False
         self.kernel = use_kernel(model, kernel)
 
@@ -66,8 +79,9 @@ class BitEmbedder:
         """Load a model.
 
         Args:
-            source: a folder (ternary in any layout, plain transformers, or sentence-transformers), a `.gguf` file
-                with floating-point or block-quantized weights, or a hub id.
+            source: a folder (ternary in any layout or in transformers' BitNet format, plain transformers, or
+                sentence-transformers), a `.gguf` file with ternary, floating-point or block-quantized weights, or a
+                hub id.
             device: where to run; default CUDA when there is some, else the CPU.
             kernel: which ternary kernel to run, see `ops.ternary_linear`; `.kernel` tells which one that became.
 
@@ -76,16 +90,37 @@ class BitEmbedder:
             ValueError: the model's files are damaged or ask for something BitEmbedder does not have.
         """
         path = local_folder(os.fspath(source))
-        folder = path if path.is_dir() else None
-        layout = layout_of(folder) if folder else None
-        if folder is not None and layout is not None:
-            backbone = Backbone(load_ternary(folder, layout), AutoTokenizer.from_pretrained(folder))
+        if path.is_file():
+            return cls(*_read_gguf(path), device, kernel)
+        layout = layout_of(path)
+        tokenizer: Tokenizer | Callable[[], Tokenizer]
+        if layout is not None or is_bitnet(path):
+            model = load_ternary(path, layout) if layout is not None else load_bitnet(path)
+            _check_tokenizer_files(path)
+            tokenizer = partial(AutoTokenizer.from_pretrained, path)
         else:
-            backbone = load_backbone(path)
-        config = backbone.model.config
-        is_decoder = config.model_type not in ENCODER_TYPES
-        settings = read_settings(folder, is_decoder, longest=_longest(backbone))
-        return cls(*backbone, settings, device, kernel)
+            model, tokenizer = load_backbone(path)
+        is_decoder = model.config.model_type not in ENCODER_TYPES
+        limit = (
+            read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
+        )
+        settings = read_settings(path, is_decoder, longest=_longest(model, limit.get("model_max_length")))
+        if not settings.provenance.base_model:
+            settings.provenance.base_model = str(source) if not Path(source).exists() else path.resolve().name
+        return cls(model, tokenizer, settings, device, kernel)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; loaded when it is first asked for."""
+        if self._load_tokenizer is not None:
+            self._tokenizer = self._ready(self._load_tokenizer())
+            self._load_tokenizer = None
+        return self._tokenizer
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where the model comes from and what was done to it; part of everything that is saved."""
+        return self.settings.provenance
 
     @property
     def dimension(self) -> int:
@@ -112,7 +147,7 @@ class BitEmbedder:
 
     @max_length.setter
     def max_length(self, tokens: int) -> None:
-        if not 1 <= tokens <= _longest(Backbone(self.model, self.tokenizer)):
+        if not 1 <= tokens <= _longest(self.model, self.tokenizer.model_max_length):
             raise ValueError(f"max_length must be positive and fit the architecture, got {tokens}")
         self.settings.max_length = tokens
 
@@ -123,7 +158,7 @@ class BitEmbedder:
     def convert(
         self, sites: Sites = "all", calibration_texts: Sequence[str] | None = None
     ) -> ConversionReport:
-        """Make every linear of every block ternary, in place (see `convert_to_bitnet`).
+        """Make every linear of every block ternary, in place (see `convert_to_bitnet`); the rest is rounded to float16.
 
         Args:
             sites: "all" projections get a norm, or the "output" projections only.
@@ -135,7 +170,10 @@ class BitEmbedder:
             groups = length_batches([len(tokens) for tokens in ids], batch_size=32)
             batches = (self._pad([ids[row] for row in rows]) for rows in groups)
         convert_to_bitnet(self.model, sites, batches if batches is not None else "vocabulary")
+        round_to_float16(self.model)
         self.kernel = use_kernel(self.model, "auto")
+        on = "random tokens" if calibration_texts is None else f"{len(calibration_texts)} texts"
+        self.provenance.add("conversion", sites=sites, norms_calibrated_on=on)
         return conversion_report(self.model)
 
     def freeze(self) -> None:
@@ -214,32 +252,75 @@ class BitEmbedder:
         """`encode` with the model's prompt for documents, if it has one."""
         return self.encode(texts, **self._with_prompt("document", options))
 
-    def save_pretrained(self, folder: str | os.PathLike[str], layout: Layout = "release") -> None:
-        """Write the model as a folder that sentence-transformers understands, whole or not at all.
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        layout: Layout = "release",
+        token_table: TablePrecision | None = None,
+        gguf_type: gguf.GGUFType | None = None,
+    ) -> None:
+        """Write the model and its card, whole or not at all, after having loaded and run what was written.
 
         Args:
-            folder: destination; an older model there is replaced, anything else is left alone.
+            folder: destination, for "gguf" a `.gguf` file or a folder; an older model there is replaced, anything else
+                is left alone.
             layout: of a ternary model: "release" (latent weights under the published names), "latent" (to go on
-                training, exact) or "packed" (two bits a weight, to run). A floating-point model has one form only.
+                training, exact), "packed" (two bits a weight, to run) or "gguf" (one file for the published runtime or
+                llama.cpp). A floating-point model has "release", which is its one form as a folder that
+                sentence-transformers understands, and "gguf".
+            token_table: precision of the embedding tables in "packed": "float16" (the default), "int8" or "int4".
+            gguf_type: of the linears in "gguf": "i2_s" (the default), "tq2_0" or "tq1_0" (llama.cpp, models without
+                projection norms), "f16" (floating-point models).
 
         Raises:
-            ValueError: unknown layout, latent weights asked of a frozen model, or `folder` holds something else.
+            ValueError: a layout, precision or type that is unknown or that this model does not fit, weights that are
+                not finite, or `folder` holds something else.
             OSError: the disk is full or not writable.
         """
         if layout not in LAYOUTS:
             raise ValueError(f"no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+        if token_table is not None and layout != "packed":
+            raise ValueError(f"token_table={token_table!r} is for layout 'packed', not for {layout!r}")
+        if gguf_type is not None and layout != "gguf":
+            raise ValueError(f"gguf_type={gguf_type!r} is for layout 'gguf', not for {layout!r}")
         folder = Path(folder)
-        if (
-            folder.exists()
-            and not (folder / MODULES).is_file()
-            and (folder.is_file() or any(folder.iterdir()))
-        ):
-            raise ValueError(f"{folder} exists and is no model folder; it is not overwritten")
+        _refuse_to_overwrite(folder)
+        if layout == "gguf":
+            self._save_gguf(folder, gguf_type)
+            return
+        form = layout if self.is_ternary else None
+        if form is None and token_table is not None:
+            raise ValueError(
+                "token_table is for ternary models, and this one is in floating point; convert it first"
+            )
         with atomic_path(folder) as fresh:
             fresh.mkdir()
-            save_model(self.model, fresh, layout if self.is_ternary else None)
+            save_model(self.model, fresh, form, token_table or "float16")
             self.tokenizer.save_pretrained(fresh)
             write_settings(fresh, self.settings, self.dimension)
+            self._write_card(fresh, form, folder.name, fresh / CARD_FILE, fresh.glob("*.safetensors"))
+
+    def _save_gguf(self, target: Path, kind: gguf.GGUFType | None) -> None:
+        name = target.stem if target.suffix == ".gguf" else target.name
+        if target.suffix != ".gguf":
+            with atomic_path(target) as fresh:
+                fresh.mkdir()
+                file = fresh / f"{name}-{kind or ('i2_s' if self.is_ternary else 'f16')}.gguf"
+                gguf.write_model(file, self.model, self.tokenizer, self.settings, name, kind)
+                self._write_card(file, "gguf", name, fresh / CARD_FILE, [file])
+            return
+        with atomic_path(target) as fresh, atomic_path(target.with_suffix(".md")) as card:
+            file = fresh.with_suffix(".gguf")
+            gguf.write_model(file, self.model, self.tokenizer, self.settings, name, kind)
+            self._write_card(file, "gguf", target.name, card, [file])
+            file.rename(fresh)
+
+    def _write_card(
+        self, written: Path, form: str | None, name: str, card: Path, files: Iterable[Path]
+    ) -> None:
+        trial = try_out(self, written, exact=form not in ("packed", "gguf"))
+        sizes = {name if file == written else file.name: file.stat().st_size for file in files}
+        card.write_text(model_card(self, form, name, sizes, trial), encoding="utf-8")
 
     @torch.inference_mode()
     def _encode_ids(self, ids: list[list[int]], batch_size: int, show_progress_bar: bool) -> np.ndarray:
@@ -248,7 +329,22 @@ class BitEmbedder:
             for rows in length_batches([len(tokens) for tokens in ids], batch_size):
                 vectors[rows] = self.embed(self._pad([ids[row] for row in rows])).cpu().numpy()
                 progress.update(len(rows))
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"the embedding of text {bad[0]} and {len(bad) - 1} others contains NaN or infinity: the model's weights "
+                "are damaged or its training diverged"
+            )
         return vectors
+
+    def _ready(self, tokenizer: Tokenizer) -> Tokenizer:
+        """`tokenizer` as this model needs it: padding on the right, an end-of-text token to pool where it pools that."""
+        if self.pooling == "last":
+            append_eos(tokenizer, self.model.config.model_type)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"
+        return tokenizer
 
     def _pad(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         batch = pad(ids, self.tokenizer.pad_token_id)
@@ -297,13 +393,33 @@ ENCODER_TYPES = frozenset(
 )
 
 
-def _longest(backbone: Backbone) -> int:
-    positions: Iterable[int] = (
-        limit
-        for limit in (
-            getattr(backbone.model.config, "max_position_embeddings", None),
-            backbone.tokenizer.model_max_length,
-        )
-        if limit
-    )
-    return int(min(positions))
+def _longest(model: PreTrainedModel, tokenizer_limit: int | None) -> int:
+    limits = (getattr(model.config, "max_position_embeddings", None), tokenizer_limit)
+    return int(min(limit for limit in limits if limit))
+
+
+def _read_gguf(path: Path) -> tuple[PreTrainedModel, Tokenizer | Callable[[], Tokenizer], SentenceSettings]:
+    file = gguf.GGUFFile(path)
+    if gguf.is_read_here(file):
+        model = gguf.read_model(file)
+        settings = gguf.read_settings(file, _longest(model, None))
+        return model, partial(read_tokenizer, path, file.metadata), settings
+    model, tokenizer = load_backbone(path)
+    return model, tokenizer, gguf.read_settings(file, _longest(model, tokenizer.model_max_length))
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{folder} has no tokenizer: one of {', '.join(TOKENIZER_FILES)} belongs there")
+
+
+def _refuse_to_overwrite(target: Path) -> None:
+    """ValueError when there is something at `target` that is no model."""
+    if target.suffix == ".gguf" and target.is_file():
+        with target.open("rb") as file:
+            is_model = file.read(4) == b"GGUF"
+    else:
+        is_model = (target / MODULES).is_file() or any(target.glob("*.gguf"))
+        is_model = is_model or not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    if not is_model:
+        raise ValueError(f"{target} exists and is no model folder; it is not overwritten")

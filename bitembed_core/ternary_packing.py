@@ -39,9 +39,16 @@ def unpack_ternary(packed: Tensor, in_features: int) -> Tensor:
     """
     if packed.shape[-1] != packed_width(in_features):
         raise ValueError(f"rows of {packed.shape[-1]} bytes cannot hold {in_features} ternary weights")
+    check_packed(packed)
     fields = torch.stack([(packed >> shift) & 3 for shift in SHIFTS], dim=-1).flatten(-2)[..., :in_features]
-    if fields.numel() and fields.max() > 2:
-        raise ValueError(
-            "the packed weights contain the field 3, which is no ternary code: the file is damaged"
-        )
     return fields.to(torch.int8) - 1
+
+
+def check_packed(packed: Tensor, name: str = "the packed weights") -> None:
+    """Look for fields that hold 3, which is no ternary code.
+
+    Raises:
+        ValueError: there is one, in `name`.
+    """
+    if (packed & (packed >> 1) & 0b01010101).any():
+        raise ValueError(f"{name} contains the field 3, which is no ternary code: the file is damaged")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 MODEL_HELP = "a model folder or run, a catalog name such as minilm, or a hub id"
 PRECISIONS_HELP = "comma-separated: float32, float16, int8, int4, int2, binary"
 EXPORTS = ("release", "packed", "latent", "gguf")
+TOKEN_TABLES = ("float16", "int8", "int4")
+GGUF_TYPES = ("i2_s", "tq2_0", "tq1_0", "f16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,9 +89,22 @@ def parser() -> argparse.ArgumentParser:
         "--layout",
         required=True,
         choices=EXPORTS,
-        help="release: the published form; packed: two bits a weight; latent: to train on",
+        help="release: the published form; packed: two bits a weight; latent: to train on; gguf: one file for runtimes",
     )
-    command.add_argument("--out", required=True, metavar="FOLDER")
+    command.add_argument(
+        "--out", required=True, metavar="PATH", help="a folder; for gguf a folder or a .gguf file"
+    )
+    command.add_argument(
+        "--token-table",
+        choices=TOKEN_TABLES,
+        help="of packed: how the embedding table is stored (default: float16)",
+    )
+    command.add_argument(
+        "--gguf-type",
+        choices=GGUF_TYPES,
+        help="of gguf: i2_s for the published runtime (default), tq2_0 or tq1_0 for llama.cpp and models without "
+        "projection norms, f16 for models in floating point",
+    )
 
     command = _command(commands, bench, "time a model on this machine")
     _model_arguments(command, default="minilm")
@@ -171,22 +186,27 @@ def search(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write a model in another layout."""
-    from bitembed_core.checkpoints.layouts import LAYOUTS
     from workbench.catalog.models import load_embedder
 
-    if arguments.layout not in LAYOUTS:
-        raise ValueError(
-            f"layout {arguments.layout!r} is not available yet; choose one of {', '.join(LAYOUTS)}"
-        )
-    embedder = load_embedder(arguments.model, device="cpu", trainable=arguments.layout != "packed")
-    if not embedder.is_ternary and arguments.layout != "release":
+    embedder = load_embedder(arguments.model, device="cpu", trainable=True)
+    if not embedder.is_ternary and arguments.layout not in ("release", "gguf"):
         raise ValueError(
             f"{arguments.model} is a floating-point model, which has no {arguments.layout} layout; "
             "convert it first (notebooks/convert.py)"
         )
-    embedder.save_pretrained(arguments.out, layout=arguments.layout)
-    size = sum(file.stat().st_size for file in Path(arguments.out).rglob("*") if file.is_file())
-    print(f"{arguments.out}: {arguments.layout} layout, {size / 1e6:.1f} MB")
+    embedder.save_pretrained(
+        arguments.out,
+        layout=arguments.layout,
+        token_table=arguments.token_table,
+        gguf_type=arguments.gguf_type,
+    )
+    out = Path(arguments.out)
+    files = [out] if out.is_file() else sorted(file for file in out.rglob("*") if file.is_file())
+    weights = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".gguf"))
+    whole = sum(file.stat().st_size for file in files)
+    print(
+        f"{arguments.out}: {arguments.layout} layout, weights {weights / 1e6:.1f} MB, all {whole / 1e6:.1f} MB"
+    )
     return 0
 
 

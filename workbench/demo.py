@@ -23,6 +23,7 @@ from workbench.catalog.models import load_embedder
 from workbench.catalog.tasks import OFFLINE_SUITE, TASKS, RetrievalData, available_tasks
 from workbench.config import option, parse_config
 from workbench.evaluation import evaluate, retention_table, write_results
+from workbench.evaluation.results import card_results
 from workbench.figures import (
     Section,
     find_neighbours,
@@ -101,6 +102,7 @@ def demo(config: DemoConfig) -> dict[str, float]:
         )
         results["left_out"] = left_out
         write_results(out / "results.json", results)
+    student.provenance.results = card_results(results)
     student.save_pretrained(out / "model", layout="packed")
     print(f"\n{retention_table(results)}\n")
     with stage("report"):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bitembed_core.checkpoints.provenance import Provenance
 from bitembed_core.files import read_json, write_json
 from bitembed_core.pooling import POOLING_MODES, PoolingMode
 
@@ -22,19 +23,30 @@ DEFAULT_MAX_LENGTH = 512
 
 @dataclass
 class SentenceSettings:
-    """How a model turns text into a vector, apart from its weights."""
+    """How a model turns text into a vector, apart from its weights; and its history."""
 
     pooling: PoolingMode
     max_length: int
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
+    provenance: Provenance = field(default_factory=Provenance)
 
 
-def read_settings(folder: Path | None, is_decoder: bool, longest: int) -> SentenceSettings:
+def default_settings(
+    source: str, pooling: PoolingMode | None, is_decoder: bool, longest: int
+) -> SentenceSettings:
+    """Settings of a model of which only `pooling` is known, or not even that."""
+    if pooling is None:
+        pooling = "last" if is_decoder else "mean"
+        logger.warning("%s names no pooling; %s-token pooling is assumed", source, pooling)
+    return SentenceSettings(pooling, min(longest, DEFAULT_MAX_LENGTH))
+
+
+def read_settings(folder: Path, is_decoder: bool, longest: int) -> SentenceSettings:
     """Read the settings of a model folder; what is missing is assumed, and said aloud.
 
     Args:
-        folder: model folder, or None when there is none (a GGUF file).
+        folder: model folder.
         is_decoder: a causal model; without pooling files it pools the last token, other models the mean.
         longest: the most tokens the architecture takes.
 
@@ -42,18 +54,16 @@ def read_settings(folder: Path | None, is_decoder: bool, longest: int) -> Senten
         ValueError: a pooling mode or a module that BitEmbedder does not have.
     """
     pooling: PoolingMode | None = None
-    if folder is not None and (folder / MODULES).is_file():
+    if (folder / MODULES).is_file():
         pooling = _read_modules(folder)
-    elif folder is not None and (folder / POOLING_FOLDER / "config.json").is_file():
+    elif (folder / POOLING_FOLDER / "config.json").is_file():
         pooling = _read_pooling(folder / POOLING_FOLDER / "config.json")
-    if pooling is None:
-        pooling = "last" if is_decoder else "mean"
-        logger.warning("%s names no pooling; %s-token pooling is assumed", folder or "the model", pooling)
-    length = min(longest, DEFAULT_MAX_LENGTH)
-    if folder is not None and (folder / "sentence_bert_config.json").is_file():
-        length = read_json(folder / "sentence_bert_config.json").get("max_seq_length") or length
-    settings = SentenceSettings(pooling, min(length, longest))
-    if folder is not None and (folder / "config_sentence_transformers.json").is_file():
+    settings = default_settings(str(folder), pooling, is_decoder, longest)
+    if (folder / "sentence_bert_config.json").is_file():
+        length = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+        settings.max_length = min(length or settings.max_length, longest)
+    settings.provenance = Provenance.read(folder)
+    if (folder / "config_sentence_transformers.json").is_file():
         saved = read_json(folder / "config_sentence_transformers.json")
         settings.prompts = saved.get("prompts") or {}
         settings.default_prompt_name = saved.get("default_prompt_name")
@@ -61,7 +71,8 @@ def read_settings(folder: Path | None, is_decoder: bool, longest: int) -> Senten
 
 
 def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> None:
-    """Write `settings` in the form that every release of sentence-transformers since 2.2 reads."""
+    """Write `settings` in the form that every release of sentence-transformers since 2.2 reads, and the history."""
+    settings.provenance.write(folder)
     kinds = [("", "Transformer"), (POOLING_FOLDER, "Pooling"), ("2_Normalize", "Normalize")]
     write_json(
         folder / MODULES,

@@ -92,4 +92,7 @@ def test_untrained_is_the_origin_made_ternary(backbone, examples, tmp_path):
     origin = load_embedder(backbone).model.state_dict()
     for name, parameter in embedder.model.named_parameters():
         if not name.endswith(".norm.weight"):
-            assert (parameter == origin[name]).all(), name
+            deployed = (
+                origin[name] if ".layer." in name and parameter.ndim == 2 else origin[name].half().float()
+            )
+            assert (parameter == deployed).all(), name

@@ -136,7 +136,8 @@ def test_mistakes_in_encode_and_search(tiny_model_folder, make_embedder, texts, 
 
 def test_mistakes_in_export(tiny_model_folder, tmp_path, capsys):
     export = ("export", "--model", tiny_model_folder, "--out", tmp_path / "out", "--layout")
-    assert "'gguf' is not available yet; choose one of release" in fails(capsys, *export, "gguf")
+    assert "GGUF is written for qwen3 and gemma3_text, not for bert" in fails(capsys, *export, "gguf")
+    assert "is for layout 'packed'" in fails(capsys, *export, "release", "--token-table", "int8")
     assert "floating-point model" in fails(capsys, *export, "packed")
     assert not (tmp_path / "out").exists()
 

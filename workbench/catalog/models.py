@@ -207,7 +207,14 @@ def load_embedder(
     """`BitEmbedder.from_pretrained` for anything `resolve_model` understands."""
     from bitembed_core import BitEmbedder
 
-    return BitEmbedder.from_pretrained(resolve_model(name_or_path, trainable), device=device, kernel=kernel)
+    embedder = BitEmbedder.from_pretrained(
+        resolve_model(name_or_path, trainable), device=device, kernel=kernel
+    )
+    entry = MODELS.get(name_or_path)
+    if entry is not None:
+        embedder.provenance.base_model = entry.hub_id or entry.origin
+        embedder.provenance.licence = entry.licence
+    return embedder
 
 
 def _resolve_entry(entry: ModelEntry) -> str:

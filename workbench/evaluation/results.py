@@ -49,6 +49,16 @@ def summarize(tasks: dict[str, Scores], task_types: dict[str, str]) -> dict[str,
     }
 
 
+def card_results(results: Results) -> Results:
+    """The part of `results` that a model card shows."""
+    kept = {
+        key: results[key]
+        for key in ("tasks", "mean", "retention", "kernel", "commit", "caps")
+        if key in results
+    }
+    return kept | {"environment": {"cpu": results["environment"].get("cpu")}}
+
+
 def write_results(path: str | os.PathLike[str], results: Results) -> None:
     """Write results.json, whole or not at all."""
     missing = [key for key in REQUIRED if key not in results]

@@ -85,6 +85,7 @@ class BatchSchedule:
     ) -> None:
         self.batch_size = batch_size
         self.seed = seed
+        self.sources = tuple(sources)
         self.walks = [walk for source in sources for walk in _walks(source, batch_size, hard_negatives)]
         if not self.walks:
             sizes = (

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -53,6 +54,7 @@ class Training:
     teacher: BitEmbedder | None = None
 
     def __post_init__(self) -> None:
+        self.stages_before = list(self.student.provenance.stages)
         if self.config.batch_size % (self.config.accumulation * world_size()):
             raise ValueError(
                 f"batch_size {self.config.batch_size} does not divide into {self.config.accumulation} "
@@ -197,6 +199,15 @@ class Training:
         self.accelerator.wait_for_everyone()
 
     @property
+    def description(self) -> dict[str, Any]:
+        """This stage, as a model card tells it."""
+        kept = ("steps", "batch_size", "learning_rate", "max_length", "seed")
+        settings = {name: getattr(self.config, name) for name in kept}
+        data = {"data": ", ".join(f"{s.name} ({len(s.examples)})" for s in self.schedule.sources)}
+        taught = {"teacher": self.teacher.provenance.base_model} if self.teacher is not None else {}
+        return {"stage": self.stage, **data, **taught, **settings}
+
+    @property
     def folders(self) -> Record:
         """Where the embedder goes: for further training, and packed if it is ternary."""
         latent: Record = {"latent": str(self.run.latent)}
@@ -205,6 +216,7 @@ class Training:
     def export(self) -> None:
         """Write the embedder to its folders, as far as they are not there."""
         if self.accelerator.is_main_process:
+            self.student.provenance.stages = [*self.stages_before, self.description]
             if not self.run.latent.exists():
                 self.student.save_pretrained(self.run.latent, layout="latent")
             if self.student.is_ternary and not self.run.model.exists():

@@ -145,7 +145,7 @@ def test_saving_never_destroys(tiny_embedder, tmp_path, monkeypatch) -> None:
     def disk_full(*_args, **_options) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bitembed_core.checkpoints.layouts.save_file", disk_full)
+    monkeypatch.setattr("bitembed_core.checkpoints.tensor_files.save_file", disk_full)
     for target in ("m", "new"):
         with pytest.raises(OSError, match="No space left"):
             tiny_embedder.save_pretrained(tmp_path / target, "packed")

@@ -69,7 +69,7 @@ def test_the_whole_path(tiny_model_folder: Path, tmp_path: Path, data: dict[str,
     latent, packed = (BitEmbedder.from_pretrained(third[-1][name]) for name in ("latent", "model"))
     assert latent.is_ternary
     texts = ["w1 w2", "w3"]
-    np.testing.assert_allclose(packed.encode(texts), latent.encode(texts), atol=1e-5)
+    np.testing.assert_allclose(packed.encode(texts), latent.encode(texts), atol=1e-3)  # norms as float16
     assert Run.open(stage_2.out).recipe == "distill"
 
 

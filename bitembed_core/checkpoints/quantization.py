@@ -1,0 +1,149 @@
+"""What `quantization_config` says about a model in one of our layouts, and the empty model that fits it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import torch
+from transformers import PreTrainedModel
+
+from bitembed_core.conversion import (
+    Sites,
+    bit_linears,
+    block_linears,
+    convert_to_bitnet,
+    default_norm_eps,
+    sites_of,
+)
+from bitembed_core.embedding_table import (
+    TABLE_PRECISIONS,
+    QuantizedEmbedding,
+    check_codes,
+    embedding_tables,
+    quantized_tables,
+)
+from bitembed_core.files import read_json
+from bitembed_core.ternary_packing import check_packed
+
+QUANT_METHOD = "bitembed"
+FORMAT_VERSION = 2
+FIRST_VERSION = 1  # embedding tables and norms in float32, no checksum
+QuantizedLayout = Literal["latent", "packed", "release"]
+
+
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """A ternary model's form.
+
+    Args:
+        layout: "latent" or "packed" on disk.
+        sites: where SubLN has its norms.
+        token_table: precision of the embedding tables of a packed model; "float32" in version 1 only.
+        norm_eps: epsilon of the projection norms; None is the backbone's.
+        floating_point_linears: linears of the blocks that are not ternary.
+    """
+
+    layout: QuantizedLayout = "packed"
+    sites: Sites = "all"
+    token_table: str = "float16"
+    norm_eps: float | None = None
+    floating_point_linears: tuple[str, ...] = ()
+    version: int = FORMAT_VERSION
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any], where: str) -> Self:
+        """Settings in a `quantization_config`.
+
+        Raises:
+            ValueError: a layout, version or value that this release does not know.
+        """
+        layout, version = config.get("layout"), config.get("version")
+        if (
+            layout not in ("latent", "packed")
+            or not isinstance(version, int)
+            or not FIRST_VERSION <= version <= FORMAT_VERSION
+        ):
+            raise ValueError(
+                f"{where} is in layout {layout!r}, version {version}; this release reads 'latent' and "
+                f"'packed' up to version {FORMAT_VERSION}: upgrade bitembed"
+            )
+        table = config.get("token_table", "float32")
+        if config.get("sites") not in get_args(Sites) or table not in (*TABLE_PRECISIONS, "float32"):
+            raise ValueError(
+                f"the quantization_config of {where} has sites {config.get('sites')!r} and token table {table!r}: damaged"
+            )
+        linears = config.get("floating_point_linears") or ()
+        return cls(layout, config["sites"], table, config.get("norm_eps"), tuple(linears), version)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The settings of the model in `folder`."""
+        return cls.from_json(read_json(folder / "config.json")["quantization_config"], str(folder))
+
+    def to_json(self) -> dict[str, Any]:
+        """The `quantization_config`."""
+        return {"quant_method": QUANT_METHOD, **asdict(self)}
+
+
+def settings_of(
+    model: PreTrainedModel, layout: QuantizedLayout, token_table: str = "float32"
+) -> QuantizationSettings:
+    """How a converted `model` is described.
+
+    Raises:
+        ValueError: its projection norms have different epsilons.
+    """
+    linears = dict(bit_linears(model))
+    norms = {name: module.norm for name, module in linears.items() if module.norm is not None}
+    epsilons = {norm.eps for norm in norms.values()}
+    if len(epsilons) > 1:
+        raise ValueError(f"the projection norms have different epsilons: {sorted(epsilons)}")
+    eps = epsilons.pop() if epsilons else None
+    return QuantizationSettings(
+        layout,
+        sites_of(list(norms), len(linears)),
+        token_table,
+        None if eps == default_norm_eps(model) else eps,
+        tuple(_floating_point_linears(model)),
+    )
+
+
+def prepare_packed(model: PreTrainedModel, settings: QuantizationSettings) -> None:
+    """Turn a floating-point `model` into the empty model that a packed checkpoint fills, in place."""
+    convert_to_bitnet(
+        model,
+        settings.sites,
+        calibration=None,
+        life="packed",
+        norm_eps=settings.norm_eps,
+        skip=settings.floating_point_linears,
+    )
+    if settings.token_table != "float32":
+        for name, embedding in embedding_tables(model).items():
+            model.set_submodule(name, QuantizedEmbedding.like(embedding, settings.token_table))  # type: ignore[arg-type]
+
+
+def check_stored_codes(model: PreTrainedModel) -> None:
+    """Look at every scale, norm and code of a packed model that was just loaded.
+
+    Raises:
+        ValueError: a scale, norm or bias that is NaN, infinite or (a scale) negative, or a code outside its alphabet.
+    """
+    for name, tensor in model.state_dict().items():
+        is_scale = name.endswith(("weight_scale", ".scale"))
+        if not tensor.is_floating_point() or (tensor.dim() > 1 and not is_scale):
+            continue
+        if not torch.isfinite(tensor).all() or (is_scale and (tensor < 0).any()):
+            raise ValueError(f"{name} is NaN, infinite or negative: the file is damaged")
+    for name, module in bit_linears(model):
+        if module.life == "packed" and module.weight is not None:
+            check_packed(module.weight.detach(), name)
+    for table in quantized_tables(model).values():
+        check_codes(table.table.detach(), table.precision, table.dimension)
+
+
+def _floating_point_linears(model: PreTrainedModel) -> list[str]:
+    try:
+        return sorted(block_linears(model))
+    except ValueError:  # every linear of the blocks is ternary
+        return []

@@ -1,0 +1,143 @@
+"""Safetensors files that are checked before a tensor of theirs is used.
+
+What we write carries the sha256 of the whole file in its header, so that a flipped bit is an error and not another
+embedding. Tensors are mapped, not read: a page comes into memory when it is first used.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+DIGEST_KEY = "sha256"
+NO_DIGEST = "0" * 64
+READ_AT_ONCE = 1 << 22
+READABLE_BY_ALL = 0o644
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with `metadata` and its own digest in the header.
+
+    Raises:
+        ValueError: a floating-point tensor has values that are NaN or infinite.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} has values that are NaN or infinite; nothing was written")
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path, metadata={"format": "pt", **metadata, DIGEST_KEY: NO_DIGEST})
+    digest = file_digest(path, NO_DIGEST)
+    with path.open("r+b") as file:
+        file.seek(_header(path).index(NO_DIGEST.encode()))
+        file.write(digest.encode())
+    path.chmod(READABLE_BY_ALL)  # safetensors lets only the owner read
+
+
+def read_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """Name -> mapped tensor, of all the files together; see also `verify_digests`.
+
+    Raises:
+        ValueError: a file is missing, damaged or a pickle.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        refuse_pickle(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if name in tensors:
+                        raise ValueError(f"{path} repeats the tensor {name} of another file")
+                    tensors[name] = file.get_tensor(name)
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{path} is damaged or cut short: {error}") from error
+    return tensors
+
+
+def tensor_names(paths: Iterable[Path]) -> set[str]:
+    """Names of the tensors in all the files; ValueError as in `read_tensors`, without looking at the data."""
+    names: set[str] = set()
+    for path in paths:
+        refuse_pickle(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                names |= set(file.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged or cut short: {error}") from error
+    return names
+
+
+def refuse_pickle(path: Path) -> None:
+    """ValueError when `path` is absent or a pickle, whatever it is called: unpickling runs code from the file."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    with path.open("rb") as file:
+        start = file.read(9)
+    looks_pickled = (
+        start.startswith(PICKLE_MAGIC) and start[8:] != b"{"
+    )  # a safetensors header has its brace there
+    if path.suffix in PICKLE_SUFFIXES or start.startswith(ZIP_MAGIC) or looks_pickled:
+        raise ValueError(
+            f"{path} is a pickle, which can run any code when it is opened; "
+            "ask for the model in safetensors, or convert it where you trust it"
+        )
+
+
+def refuse_pickled_folder(folder: Path) -> None:
+    """ValueError when `folder` has weights in pickles only."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        refuse_pickle(pickles[0])
+
+
+def verify_digests(paths: Iterable[Path], required: bool = False) -> None:
+    """Compare every file's digest with the one in its header.
+
+    Args:
+        required: a file without a digest is an error; otherwise it is believed.
+
+    Raises:
+        ValueError: they differ, or there is none although it is `required`.
+    """
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get(DIGEST_KEY)
+        if written is None:
+            if required:
+                raise ValueError(
+                    f"{path} has no checksum in its header: bitembed did not write it, or it is damaged"
+                )
+        elif not re.fullmatch("[0-9a-f]{64}", written) or file_digest(path, written) != written:
+            raise ValueError(
+                f"{path} is damaged: its content does not match the checksum in its header; fetch it again"
+            )
+
+
+def file_digest(path: Path, written: str) -> str:
+    """sha256 of a safetensors file in whose header the digest itself, now `written`, is replaced by zeros."""
+    header = _header(path)
+    digest = hashlib.sha256(header.replace(written.encode(), NO_DIGEST.encode(), 1))
+    with path.open("rb") as file:
+        file.seek(len(header))
+        while block := file.read(READ_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _header(path: Path) -> bytes:
+    size = os.path.getsize(path)
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if length > size - 8:
+            raise ValueError(f"{path} is damaged or cut short: its header is longer than the file")
+        return prefix + file.read(length)

@@ -1,0 +1,59 @@
+"""What storing the embedding tables in 8 or 4 bits costs: the offline tasks with each table, relative to float32.
+
+    python kernels/benchmarks/token_table.py --model runs/demo --out kernels/benchmarks/results/token_table_minilm.json
+    python kernels/benchmarks/token_table.py --model gemma3-270m --cap 60 --max-length 64 --out ...
+
+Only the tables differ between the columns; linears stay what they are in the model. Vectors are compared as float16.
+"""
+
+import argparse
+import logging
+import sys
+
+from bitembed_core.embedding_table import TABLE_PRECISIONS, quantize_tables, quantized_tables
+from workbench.catalog.models import load_embedder
+from workbench.cli import public_name
+from workbench.evaluation import evaluate, retention_table, write_results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--tasks", default="offline")
+    parser.add_argument("--cap", type=int, help="at most so many queries, documents and texts of a task")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a text that are read")
+    parser.add_argument("--out", required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    model = load_embedder(arguments.model, trainable=True)
+    model.max_length = arguments.max_length
+    table_bytes = {"float32": sum(p.nbytes for p in model.model.get_input_embeddings().parameters())}
+    columns = {}
+    for precision in TABLE_PRECISIONS:
+        column = load_embedder(arguments.model, trainable=True)
+        column.max_length = arguments.max_length
+        quantize_tables(column.model, precision)
+        columns[f"{precision} table"] = column
+        largest = max(quantized_tables(column.model).values(), key=lambda table: table.table.nbytes)
+        table_bytes[precision] = largest.table.nbytes + (0 if largest.scale is None else largest.scale.nbytes)
+    results = evaluate(
+        model,
+        arguments.tasks,
+        ["float16"],
+        cap=arguments.cap,
+        baselines=columns,
+        name=public_name(arguments.model),
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    of_float32 = {name: score / results["mean"]["float16"] for name, score in results["mean"].items()}
+    write_results(
+        arguments.out, results | {"retention_of_float32_table": of_float32, "table_bytes": table_bytes}
+    )
+    print(retention_table(results))
+    print({name: round(100 * share, 2) for name, share in of_float32.items()})
+
+
+if __name__ == "__main__":
+    main()
