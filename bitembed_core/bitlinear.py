@@ -7,6 +7,7 @@ One module, three lives:
   it costs nothing: the packed bytes, mapped from the file, are unpacked when the layer first runs.
 """
 
+import logging
 from typing import Literal, Self, cast, get_args
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from bitembed_core.ops.ternary_linear import Norm, TernaryLinearKernel, select_kernel
 from bitembed_core.quantizers import quantize_weight
 from bitembed_core.ternary_packing import packed_width, unpack_ternary
+
+logger = logging.getLogger(__name__)
 
 Life = Literal["latent", "frozen", "packed"]
 
@@ -121,6 +124,11 @@ class BitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         norm = Norm(self.norm.weight, self.norm.eps) if self.norm is not None else None
+        if not self.kernel.runs_on(x.device):  # the model was moved after its kernel had been chosen
+            self.kernel = select_kernel("auto", x.device)
+            logger.warning(
+                "a ternary layer was moved to %s; it runs with kernel %s", x.device, self.kernel.name
+            )
         if self.weight is not None and self.weight.is_floating_point():
             return self.kernel.latent(x, self.weight, self.bias, norm)
         return self.kernel.frozen(x, *self.ternary(), self.bias, norm)

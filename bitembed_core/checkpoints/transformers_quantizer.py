@@ -16,7 +16,7 @@ from bitembed_core.checkpoints.quantization import (
     prepare_packed,
 )
 from bitembed_core.checkpoints.tensor_files import read_tensors, verify_digests
-from bitembed_core.conversion import freeze
+from bitembed_core.conversion import freeze, use_kernel
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -55,6 +55,7 @@ class BitEmbedQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         check_stored_codes(model)
         freeze(model)
+        use_kernel(model, "auto")  # the model was on no device before
         return model
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:

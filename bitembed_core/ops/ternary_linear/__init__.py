@@ -40,6 +40,10 @@ class TernaryLinearKernel(NamedTuple):
     latent: Latent
     frozen: Frozen
 
+    def runs_on(self, device: torch.device) -> bool:
+        """Whether this kernel takes tensors on `device`."""
+        return self.name != "int8" or device.type == "cpu"
+
 
 KERNELS = {
     "reference": TernaryLinearKernel("reference", reference.ternary_linear, reference.frozen_ternary_linear),
@@ -58,7 +62,7 @@ def select_kernel(name: str, device: torch.device | str) -> TernaryLinearKernel:
         name = "int8" if device_type == "cpu" else "reference"
     if name not in KERNELS:
         raise ValueError(f"no kernel {name!r}; choose auto, {', '.join(KERNELS)}")
-    if name == "int8" and device_type != "cpu":
+    if not KERNELS[name].runs_on(torch.device(device)):
         raise ValueError(
             f"kernel 'int8' runs on the CPU only, the model is on {device_type}; use 'reference'"
         )

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
 
 from bitembed_core import BitEmbedder
 from bitembed_core.conversion import bit_linears
+from bitembed_core.embedding_table import quantize_tables
 
 ARCHITECTURES = ["bert", "qwen3", "gemma3"]
 
@@ -70,6 +72,128 @@ def test_without_our_code_loading_fails(tiny_embedder, tmp_path, layout) -> None
     program = f"from transformers import AutoModel; AutoModel.from_pretrained({str(tmp_path / 'm')!r})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode != 0
+
+
+@pytest.mark.parametrize("token_table", ["int8", "int4"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_table_of_few_bits_through_every_door(
+    make_embedder, sentences, tmp_path, architecture, token_table
+) -> None:
+    embedder = make_embedder(architecture)
+    embedder.convert("all", sentences)
+    embedder.save_pretrained(tmp_path / "m", "packed", token_table=token_table)
+    again = BitEmbedder.from_pretrained(tmp_path / "m", device="cpu")
+    vectors = again.encode(sentences)
+    expected = make_embedder(architecture)  # the same rounding, done in memory
+    expected.convert("all", sentences)
+    quantize_tables(expected.model, token_table)
+    assert (expected.encode(sentences) == vectors).all()
+    theirs = AutoModel.from_pretrained(tmp_path / "m")
+    batch = again.tokenize(sentences)
+    with torch.no_grad():
+        states = theirs(**batch).last_hidden_state
+        assert torch.equal(states, again.model(**batch).last_hidden_state)
+    again.save_pretrained(tmp_path / "n", "packed")  # what is stored in few bits stays so
+    assert (BitEmbedder.from_pretrained(tmp_path / "n", device="cpu").encode(sentences) == vectors).all()
+    assert (load_file(tmp_path / "n" / "model.safetensors").keys()) == load_file(
+        tmp_path / "m" / "model.safetensors"
+    ).keys()
+    with pytest.raises(ValueError, match="the layout 'packed' only"):
+        again.save_pretrained(tmp_path / "o", "release")
+
+
+def test_int8_tables_change_little(make_embedder, sentences) -> None:
+    for architecture in ("bert", "qwen3"):
+        embedder = make_embedder(architecture)
+        embedder.convert("all", sentences)
+        before = embedder.encode(sentences)
+        quantize_tables(embedder.model, "int8")
+        assert (embedder.encode(sentences) * before).sum(axis=1).min() >= 0.999
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_trained_norms_and_tables_narrow_to_float16(make_embedder, sentences, tmp_path, architecture) -> None:
+    embedder = make_embedder(architecture)
+    embedder.convert("all", sentences)
+    with torch.no_grad():
+        for name, parameter in embedder.model.named_parameters():
+            if "norm" in name.lower():
+                parameter.mul_(1 + 1e-5)  # no float16 holds it: a training step moved it
+    embedder.save_pretrained(tmp_path / "m", "packed")
+    stored = load_file(tmp_path / "m" / "model.safetensors")
+    floats = {
+        name: tensor for name, tensor in stored.items() if not name.endswith(("weight_scale", "_proj.weight"))
+    }
+    assert {tensor.dtype for tensor in floats.values()} <= {torch.float16, torch.uint8}
+    again = BitEmbedder.from_pretrained(tmp_path / "m", device="cpu").encode(sentences)
+    assert (
+        abs(again - embedder.encode(sentences)).max()
+        < {"bert": 1e-3, "qwen3": 0.01, "gemma3": 0.02}[architecture]
+    )
+
+
+def test_transformers_refuses_what_we_refuse(tiny_embedder, tmp_path) -> None:
+    tiny_embedder.convert()
+    tiny_embedder.save_pretrained(tmp_path / "m", "packed")
+    weights = tmp_path / "m" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-7] ^= 4
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="does not match the checksum"):
+        AutoModel.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
+def test_release_folders_have_the_published_form(make_embedder, sentences, tmp_path, architecture) -> None:
+    embedder = make_embedder(architecture)
+    with torch.no_grad():
+        for parameter in embedder.model.parameters():  # as a published backbone is stored
+            parameter.copy_(parameter.bfloat16())
+    embedder.convert("all", sentences)
+    with torch.no_grad():
+        for _, module in bit_linears(embedder.model):
+            module.norm.weight.copy_(module.norm.weight.bfloat16())
+            module.weight.add_(torch.randn_like(module.weight) * 1e-4)  # trained in float32
+    before = embedder.encode(sentences)
+    embedder.save_pretrained(tmp_path / "m", "release")
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert "layers.1.self_attn.q_proj.norm.weight" in tensors
+    assert not [name for name in tensors if name.startswith("lm_head")]
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["model_type"] == {"qwen3": "qwen3", "gemma3": "gemma3_text"}[architecture]
+    assert "quantization_config" not in config
+    rope = config["rope_parameters"]
+    assert config["rope_theta"] == rope.get("full_attention", rope)["rope_theta"]  # where the converter looks
+    pooling = json.loads((tmp_path / "m" / "1_Pooling" / "config.json").read_text())
+    assert pooling["pooling_mode_lasttoken"] is True
+    again = BitEmbedder.from_pretrained(tmp_path / "m", device="cpu")
+    assert (again.encode(sentences) == before).all()
+
+
+def test_a_learned_scale_goes_into_the_release(make_embedder, sentences, tmp_path) -> None:
+    embedder = make_embedder("qwen3")
+    embedder.convert("all", sentences)
+    embedder.freeze()
+    for _, module in bit_linears(embedder.model):
+        module.weight_scale.mul_(1.37)
+    before = embedder.encode(sentences)
+    embedder.save_pretrained(tmp_path / "m", "release")
+    again = BitEmbedder.from_pretrained(tmp_path / "m", device="cpu")
+    for (_, ours), (_, theirs) in zip(bit_linears(embedder.model), bit_linears(again.model), strict=True):
+        assert torch.equal(ours.ternary()[0], theirs.ternary()[0])
+        torch.testing.assert_close(ours.ternary()[1], theirs.ternary()[1], rtol=1e-6, atol=0)
+    np.testing.assert_allclose(again.encode(sentences), before, atol=1e-3)
+
+
+def test_no_path_of_this_machine_is_written(tiny_embedder, tmp_path) -> None:
+    tiny_embedder.save_pretrained(tmp_path / "m")
+    again = BitEmbedder.from_pretrained(tmp_path / "m", device="cpu")
+    again.convert()
+    again.save_pretrained(tmp_path / "n", "packed")
+    for path in (tmp_path / "n").rglob("*"):
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), path.name
 
 
 def test_prompts_and_float_weights_survive(tiny_embedder, sentences, tmp_path) -> None:
@@ -167,3 +291,7 @@ def test_saving_never_destroys(tiny_embedder, tmp_path, monkeypatch) -> None:
     tiny_embedder.freeze()
     with pytest.raises(ValueError, match="no longer has"):
         tiny_embedder.save_pretrained(tmp_path / "new", "latent")
+    with pytest.raises(ValueError, match="is for layout 'packed'"):
+        tiny_embedder.save_pretrained(tmp_path / "new", "release", token_table="int8")
+    with pytest.raises(ValueError, match="is for layout 'gguf'"):
+        tiny_embedder.save_pretrained(tmp_path / "new", "packed", gguf_type="i2_s")

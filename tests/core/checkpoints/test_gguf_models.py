@@ -4,11 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import pre_tokenizers
-from transformers import AutoConfig, AutoModel
-from transformers.models.gemma.tokenization_gemma import GemmaTokenizer
-from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+from transformers import AutoModel
 
 from bitembed_core import BitEmbedder
 from bitembed_core.checkpoints.gguf import GGUFFile
@@ -16,85 +12,33 @@ from bitembed_core.checkpoints.gguf.container import F16, F32, I2_S, TensorToWri
 from bitembed_core.checkpoints.sentence_files import SentenceSettings
 from bitembed_core.conversion import bit_linears
 
-TEXTS = [
-    "a ternary weight",
-    "Where do the bytes go?",
-    "caf\u00e9 \u4e2d\u6587 1234",
-    "x",
-    "two  spaces\n\nand lines",
-]
-
-
-def sentencepiece_tokenizer() -> GemmaTokenizer:
-    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    letters = sorted(set("abcdefghijklmnopqrstuvwxyzW?\u2581"))
-    joined = [("t", "e"), ("te", "r"), ("a", "r"), ("\u2581", "w"), ("\u2581", "\u2581"), ("t", "h")]
-    vocab = {
-        piece: index for index, piece in enumerate([*pieces, *letters, *("".join(pair) for pair in joined)])
-    }
-    tokenizer = GemmaTokenizer(vocab=vocab, merges=joined)
-    return tokenizer
-
-
-def byte_level_tokenizer() -> Qwen2Tokenizer:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    joined = [("t", "e"), ("te", "r"), ("\u0120", "w")]
-    vocab = {token: index for index, token in enumerate([*alphabet, *("".join(pair) for pair in joined)])}
-    vocab["<|endoftext|>"] = len(vocab)
-    return Qwen2Tokenizer(vocab=vocab, merges=joined)
-
-
-def published_shape(architecture: str, sites: str = "all", hidden: int = 128) -> BitEmbedder:
-    """A tiny model with rows that the published runtime can multiply, and a tokenizer of its kind."""
-    torch.manual_seed(0)
-    tokenizer = byte_level_tokenizer() if architecture == "qwen3" else sentencepiece_tokenizer()
-    size = {
-        "vocab_size": len(tokenizer) + 3,
-        "hidden_size": hidden,
-        "intermediate_size": 2 * hidden,
-        "num_hidden_layers": 7,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": hidden,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    model_type = {"qwen3": "qwen3", "gemma3": "gemma3_text"}[architecture]
-    extra = {"query_pre_attn_scalar": hidden, "sliding_window": 8} if architecture == "gemma3" else {}
-    model = AutoModel.from_config(AutoConfig.for_model(model_type, **size, **extra)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    embedder = BitEmbedder(model, tokenizer, SentenceSettings("last", 128), device="cpu")
-    embedder.convert(sites, TEXTS)
-    return embedder
-
 
 @pytest.mark.parametrize("sites", ["all", "output", "none"])
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
-def test_there_and_back(architecture, sites, tmp_path, caplog) -> None:
-    embedder = published_shape(architecture, sites)
+def test_there_and_back(make_published, texts, architecture, sites, tmp_path, caplog) -> None:
+    embedder = make_published(architecture, sites)
     embedder.settings.prompts = {"query": "ask "}
     embedder.max_length = 64
-    before = embedder.encode(TEXTS)
+    before = embedder.encode(texts)
     with caplog.at_level(logging.WARNING):
         embedder.save_pretrained(tmp_path / "m.gguf", "gguf")
     assert not caplog.text
     again = BitEmbedder.from_pretrained(tmp_path / "m.gguf", device="cpu")
-    assert again.tokenizer(TEXTS)["input_ids"] == embedder.tokenizer(TEXTS)["input_ids"]
-    assert (again.encode(TEXTS) == before).all()
+    assert again.tokenizer(texts)["input_ids"] == embedder.tokenizer(texts)["input_ids"]
+    assert (again.encode(texts) == before).all()
     assert (again.pooling, again.max_length, again.prompts) == ("last", 64, {"query": "ask "})
     assert again.provenance.stages == embedder.provenance.stages
     assert {module.life for _, module in bit_linears(again.model)} == {"frozen"}
     assert (tmp_path / "m.md").read_text().startswith("---")
     again.save_pretrained(tmp_path / "folder", "gguf")
     (file,) = (tmp_path / "folder").glob("*.gguf")
-    assert (BitEmbedder.from_pretrained(file, device="cpu").encode(TEXTS) == before).all()
-    assert (BitEmbedder.from_pretrained(tmp_path / "folder", device="cpu").encode(TEXTS) == before).all()
+    assert (BitEmbedder.from_pretrained(file, device="cpu").encode(texts) == before).all()
+    assert (BitEmbedder.from_pretrained(tmp_path / "folder", device="cpu").encode(texts) == before).all()
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
-def test_keys_and_tensors_are_the_published_ones(architecture, tmp_path) -> None:
-    embedder = published_shape(architecture)
+def test_keys_and_tensors_are_the_published_ones(make_published, architecture, tmp_path) -> None:
+    embedder = make_published(architecture)
     embedder.save_pretrained(tmp_path / "m.gguf", "gguf")
     file = GGUFFile(tmp_path / "m.gguf")
     expected = {
@@ -146,20 +90,22 @@ def test_keys_and_tensors_are_the_published_ones(architecture, tmp_path) -> None
 
 @pytest.mark.parametrize("name", ["tq2_0", "tq1_0"])
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
-def test_llama_cpp_types_need_a_model_without_projection_norms(architecture, name, tmp_path) -> None:
-    embedder = published_shape(architecture, "none", hidden=256)
+def test_llama_cpp_types_need_a_model_without_projection_norms(
+    make_published, texts, architecture, name, tmp_path
+) -> None:
+    embedder = make_published(architecture, "none", hidden=256)
     for _, module in bit_linears(embedder.model):  # a scale that float16 holds, so that nothing narrows
         module.freeze()
         module.weight_scale = module.weight_scale.half().float()
-    before = embedder.encode(TEXTS)
+    before = embedder.encode(texts)
     embedder.save_pretrained(tmp_path / "m.gguf", "gguf", gguf_type=name)
-    assert (BitEmbedder.from_pretrained(tmp_path / "m.gguf", device="cpu").encode(TEXTS) == before).all()
+    assert (BitEmbedder.from_pretrained(tmp_path / "m.gguf", device="cpu").encode(texts) == before).all()
     with pytest.raises(ValueError, match="no norms inside the projections, and this model has 49"):
-        published_shape(architecture, "all", hidden=256).save_pretrained(
+        make_published(architecture, "all", hidden=256).save_pretrained(
             tmp_path / "n.gguf", "gguf", gguf_type=name
         )
     with pytest.raises(ValueError, match=r"rows by the 256 weights, and this model has rows of \[128\]"):
-        published_shape(architecture, "none").save_pretrained(tmp_path / "n.gguf", "gguf", gguf_type=name)
+        make_published(architecture, "none").save_pretrained(tmp_path / "n.gguf", "gguf", gguf_type=name)
     assert not (tmp_path / "n.gguf").exists()
 
 
@@ -188,21 +134,21 @@ def test_what_cannot_be_written(make_embedder, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
-def test_floating_point_models(architecture, tmp_path) -> None:
-    embedder = published_shape(architecture)
+def test_floating_point_models(make_published, texts, architecture, tmp_path) -> None:
+    embedder = make_published(architecture)
     plain = AutoModel.from_config(embedder.model.config).eval()
     floating = BitEmbedder(plain, embedder.tokenizer, SentenceSettings("mean", 64), device="cpu")
     floating.save_pretrained(tmp_path / "m.gguf", "gguf")
     again = BitEmbedder.from_pretrained(tmp_path / "m.gguf", device="cpu")
     assert again.pooling == "mean"
     assert again.kernel == "float"
-    np.testing.assert_allclose(again.encode(TEXTS), floating.encode(TEXTS), atol=1e-3)  # weights as float16
-    again.convert("all", TEXTS)  # it is a backbone like any other
+    np.testing.assert_allclose(again.encode(texts), floating.encode(texts), atol=1e-3)  # weights as float16
+    again.convert("all", texts)  # it is a backbone like any other
 
 
-def damaged(tmp_path, change) -> None:
+def damaged(make_published, tmp_path, change) -> None:
     """Load a valid I2_S file whose metadata and tensors `change` was let at, without a checksum."""
-    published_shape("qwen3").save_pretrained(tmp_path / "m.gguf", "gguf")
+    make_published("qwen3").save_pretrained(tmp_path / "m.gguf", "gguf")
     file = GGUFFile(tmp_path / "m.gguf")
     metadata = {key: value for key, value in file.metadata.items() if key != "bitembed.sha256"}
     tensors = {
@@ -214,51 +160,51 @@ def damaged(tmp_path, change) -> None:
     BitEmbedder.from_pretrained(tmp_path / "bad.gguf", device="cpu").encode("text")
 
 
-def test_contradictory_files_are_refused(tmp_path) -> None:
+def test_contradictory_files_are_refused(make_published, tmp_path) -> None:
     name = "blk.3.attn_q.weight"
 
     def without_norm(_, tensors):
         del tensors["blk.3.attn_q_norm_in.weight"]
 
     with pytest.raises(ValueError, match=r"lacks the tensor blk\.3\.attn_q_norm_in"):
-        damaged(tmp_path, without_norm)
+        damaged(make_published, tmp_path, without_norm)
 
     def wrong_shape(_, tensors):
         tensors[name] = tensors[name]._replace(shape=(128, 256))
 
     with pytest.raises(ValueError, match=r"is \(128, 256\), not \(256, 128\)"):
-        damaged(tmp_path, wrong_shape)
+        damaged(make_published, tmp_path, wrong_shape)
 
     def bad_code(_, tensors):
         tensors[name].data[5] |= 3
 
     with pytest.raises(ValueError, match="no ternary code"):
-        damaged(tmp_path, bad_code)
+        damaged(make_published, tmp_path, bad_code)
 
     def nan_scale(_, tensors):
         tensors[name].data[-32:-28] = np.array([np.nan], dtype="<f4").view(np.uint8)
 
     with pytest.raises(ValueError, match="not a positive number"):
-        damaged(tmp_path, nan_scale)
+        damaged(make_published, tmp_path, nan_scale)
 
     def absurd(metadata, _):
         metadata["qwen3.feed_forward_length"] = 2**31
 
     with pytest.raises(ValueError, match="by the metadata the tensor"):
-        damaged(tmp_path, absurd)
+        damaged(make_published, tmp_path, absurd)
 
     def foreign(metadata, _):
         metadata["general.architecture"] = "llama"
 
     with pytest.raises(ValueError, match="architecture 'llama' is not read here"):
-        damaged(tmp_path, foreign)
+        damaged(make_published, tmp_path, foreign)
 
 
-def test_a_published_file_without_our_keys_pools_as_it_says(tmp_path) -> None:
+def test_a_published_file_without_our_keys_pools_as_it_says(make_published, tmp_path) -> None:
     def as_published(metadata, _):
         for key in ("bitembed.settings", "general.type"):
             del metadata[key]
         metadata["qwen3.pooling_type"] = 1
 
-    damaged(tmp_path, as_published)
+    damaged(make_published, tmp_path, as_published)
     assert BitEmbedder.from_pretrained(tmp_path / "bad.gguf", device="cpu").pooling == "mean"
