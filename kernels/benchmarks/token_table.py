@@ -1,7 +1,7 @@
 """What storing the embedding tables in 8 or 4 bits costs: the offline tasks with each table, relative to float32.
 
     python kernels/benchmarks/token_table.py --model runs/demo --out kernels/benchmarks/results/token_table_minilm.json
-    python kernels/benchmarks/token_table.py --model gemma3-270m --cap 60 --max-length 64 --out ...
+    python kernels/benchmarks/token_table.py --model gemma3-270m --pooling mean --cap 40 --max-length 64 --out ...
 
 Only the tables differ between the columns; linears stay what they are in the model. Vectors are compared as float16.
 """
@@ -10,10 +10,19 @@ import argparse
 import logging
 import sys
 
-from bitembed_core.embedding_table import TABLE_PRECISIONS, quantize_tables, quantized_tables
+from bitembed_core import BitEmbedder
+from bitembed_core.embedding_table import quantize_tables, quantized_tables
+from bitembed_core.pooling import POOLING_MODES
 from workbench.catalog.models import load_embedder
 from workbench.cli import public_name
 from workbench.evaluation import evaluate, retention_table, write_results
+
+
+def load(arguments: argparse.Namespace) -> BitEmbedder:
+    embedder = load_embedder(arguments.model, trainable=True)
+    embedder.max_length = arguments.max_length
+    embedder.settings.pooling = arguments.pooling or embedder.pooling
+    return embedder
 
 
 def main() -> None:
@@ -24,16 +33,15 @@ def main() -> None:
     parser.add_argument("--tasks", default="offline")
     parser.add_argument("--cap", type=int, help="at most so many queries, documents and texts of a task")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text that are read")
+    parser.add_argument("--pooling", choices=POOLING_MODES, help="of a backbone that names none")
     parser.add_argument("--out", required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model = load_embedder(arguments.model, trainable=True)
-    model.max_length = arguments.max_length
+    model = load(arguments)
     table_bytes = {"float32": sum(p.nbytes for p in model.model.get_input_embeddings().parameters())}
     columns = {}
-    for precision in TABLE_PRECISIONS:
-        column = load_embedder(arguments.model, trainable=True)
-        column.max_length = arguments.max_length
+    for precision in ("int8", "int4"):
+        column = load(arguments)
         quantize_tables(column.model, precision)
         columns[f"{precision} table"] = column
         largest = max(quantized_tables(column.model).values(), key=lambda table: table.table.nbytes)

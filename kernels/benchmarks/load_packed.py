@@ -1,0 +1,113 @@
+"""Loading a packed model against the same model in float32 through transformers: time and resident memory.
+
+    python kernels/benchmarks/load_packed.py --model gemma3-270m --out kernels/benchmarks/results/load_packed_gemma3.json
+
+The model is converted, written packed with an int4 and a float16 table, and written in float32 as transformers does.
+Every load runs in a fresh process, the kinds in turn, after one round that only warms the page cache. Resident memory is
+what the process holds beyond what it held before loading, once loaded and once after encoding; the tokenizer is counted
+in the rows that say so.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bitembed_core.files import write_json
+from workbench.catalog.models import load_embedder
+from workbench.environment import environment
+
+ROUNDS = 5
+PROBE = """
+import json, sys, time, torch
+from pathlib import Path
+from bitembed_core import BitEmbedder
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+import transformers.models.gemma3.modeling_gemma3, transformers.models.qwen3.modeling_qwen3, transformers.models.bert.modeling_bert
+def resident():
+    return 1024 * int(next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmRSS')).split()[1])
+kind, folder = sys.argv[1:]
+before = resident()
+start = time.perf_counter()
+if kind == 'transformers':
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+else:
+    embedder = BitEmbedder.from_pretrained(folder, device='cpu')
+    model = embedder.model
+seconds, loaded = time.perf_counter() - start, resident() - before
+ids = torch.arange(1000, 1128).reshape(2, 64)
+with torch.inference_mode():
+    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+run = resident() - before
+start = time.perf_counter()
+if kind == 'transformers':
+    AutoTokenizer.from_pretrained(folder)
+else:
+    embedder.tokenizer
+tokenizer = time.perf_counter() - start
+print(json.dumps({'load_s': seconds, 'tokenizer_s': tokenizer, 'resident_loaded': loaded, 'resident_after_forward': run,
+                  'resident_with_tokenizer': resident() - before}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="gemma3-270m")
+    parser.add_argument("--out", required=True)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = prepare(arguments.model, Path(scratch))
+        for name, (kind, folder) in folders.items():
+            probe(name, kind, folder)
+        runs = [probe(name, kind, folder) for _ in range(ROUNDS) for name, (kind, folder) in folders.items()]
+        sizes = {name: (folder / "model.safetensors").stat().st_size for name, (_, folder) in folders.items()}
+    medians = {
+        name: {
+            key: statistics.median(run[key] for run in runs if run["name"] == name)
+            for key in runs[0]
+            if key != "name"
+        }
+        for name in folders
+    }
+    base = medians["float32 through transformers"]
+    ratios = {name: {key: base[key] / row[key] for key in row} for name, row in medians.items()}
+    results = {
+        "model": arguments.model,
+        "environment": environment(),
+        "rounds": ROUNDS,
+        "weights_bytes": sizes,
+        "medians": medians,
+        "times_less_than_float32": ratios,
+        "runs": runs,
+    }
+    write_json(arguments.out, results)
+    print(json.dumps({"weights_bytes": sizes, "medians": medians, "times_less": ratios}, indent=1))
+
+
+def prepare(model: str, scratch: Path) -> dict[str, tuple[str, Path]]:
+    embedder = load_embedder(model)
+    embedder.save_pretrained(scratch / "float32")
+    embedder.convert()
+    embedder.save_pretrained(scratch / "float16", "packed")
+    embedder.save_pretrained(scratch / "int4", "packed", token_table="int4")
+    return {
+        "float32 through transformers": ("transformers", scratch / "float32"),
+        "packed, float16 table": ("packed", scratch / "float16"),
+        "packed, int4 table": ("packed", scratch / "int4"),
+    }
+
+
+def probe(name: str, kind: str, folder: Path) -> dict[str, float | str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, kind, str(folder)], capture_output=True, text=True, check=True
+    )
+    return {"name": name, **json.loads(done.stdout.splitlines()[-1])}
+
+
+if __name__ == "__main__":
+    main()
