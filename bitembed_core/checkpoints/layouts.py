@@ -24,10 +24,12 @@ from bitembed_core.checkpoints.quantization import (
     QUANT_METHOD,
     QuantizationSettings,
     check_stored_codes,
+    is_table,
     prepare_packed,
     settings_of,
 )
 from bitembed_core.checkpoints.tensor_files import (
+    map_tensors,
     read_tensors,
     refuse_pickled_folder,
     tensor_names,
@@ -171,17 +173,20 @@ def fit(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: str) -> No
 def _load_packed(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     settings = QuantizationSettings.read(folder)
     prepare_packed(model, settings)
-    tensors = _read(folder, "packed")
+    (path, *others) = _weight_files(folder, "packed")
+    if others:
+        raise ValueError(f"{folder} has {1 + len(others)} weight files; a packed model has one")
+    tensors = map_tensors(path, mapped=is_table)
     fit(model, tensors, str(folder))
-    verify_digests(_weight_files(folder, "packed"), required=settings.version > 1)
+    verify_digests([path], required=settings.version > 1)
     expected = model.state_dict()
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not name.endswith(".table"):
+        if tensor.is_floating_point() and not is_table(name):
             tensors[name] = tensor.to(expected[name].dtype)
         elif tensor.dtype != expected[name].dtype:
             raise ValueError(f"{name} in {folder} is {tensor.dtype}, not {expected[name].dtype}")
     model.load_state_dict(tensors, assign=True)
-    check_stored_codes(model)
+    check_stored_codes(model, path)
     freeze(model)
     return model
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from transformers import PreTrainedModel
 
+from bitembed_core.checkpoints.tensor_files import stream_tensor
 from bitembed_core.conversion import (
     Sites,
     bit_linears,
@@ -123,8 +124,17 @@ def prepare_packed(model: PreTrainedModel, settings: QuantizationSettings) -> No
             model.set_submodule(name, QuantizedEmbedding.like(embedding, settings.token_table))  # type: ignore[arg-type]
 
 
-def check_stored_codes(model: PreTrainedModel) -> None:
+def is_table(name: str) -> bool:
+    """Whether a packed model's tensor called `name` is an embedding table."""
+    return name.endswith(".table")
+
+
+def check_stored_codes(model: PreTrainedModel, path: Path | None = None) -> None:
     """Look at every scale, norm and code of a packed model that was just loaded.
+
+    Args:
+        path: the weight file; tables are read from it in pieces and not through the model's mapping, so that checking
+            them does not bring them into memory.
 
     Raises:
         ValueError: a scale, norm or bias that is NaN, infinite or (a scale) negative, or a code outside its alphabet.
@@ -138,8 +148,13 @@ def check_stored_codes(model: PreTrainedModel) -> None:
     for name, module in bit_linears(model):
         if module.life == "packed" and module.weight is not None:
             check_packed(module.weight.detach(), name)
-    for table in quantized_tables(model).values():
-        check_codes(table.table.detach(), table.precision, table.dimension)
+    for name, table in quantized_tables(model).items():
+        if table.precision != "float16":
+            pieces = (
+                stream_tensor(path, f"{name}.table") if path is not None else iter([table.table.detach()])
+            )
+            for piece in pieces:
+                check_codes(piece, table.precision)
 
 
 def _floating_point_linears(model: PreTrainedModel) -> list[str]:

@@ -5,10 +5,14 @@ embedding. Tensors are mapped, not read: a page comes into memory when it is fir
 """
 
 import hashlib
+import json
+import mmap
 import os
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +24,13 @@ NO_DIGEST = "0" * 64
 READ_AT_ONCE = 1 << 22
 READABLE_BY_ALL = 0o644
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+}
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 
 
@@ -59,6 +70,50 @@ def read_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged or cut short: {error}") from error
     return tensors
+
+
+def map_tensors(path: Path, mapped: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Name -> tensor of one file: those whose name is `mapped` stay in the file until they are used, the rest is read.
+
+    What safetensors itself maps stays resident once it has been looked at; what is read here can be freed.
+
+    Raises:
+        ValueError: the file is missing, damaged or a pickle.
+    """
+    read_tensors([path])
+    base, entries = _entries(path)
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        tensors = {}
+        for name, entry in entries.items():
+            begin, end = entry["data_offsets"]
+            dtype = DTYPES.get(entry["dtype"])
+            if dtype is None or begin == end:
+                raise ValueError(f"{path}: the tensor {name} is empty or of type {entry['dtype']}")
+            source: Any = whole
+            if not mapped(name):
+                source = bytearray(end - begin)
+                file.seek(base + begin)
+                file.readinto(source)
+            count = (end - begin) // dtype.itemsize
+            offset = base + begin if source is whole else 0
+            tensors[name] = torch.frombuffer(source, dtype=dtype, count=count, offset=offset).reshape(
+                entry["shape"]
+            )
+    return tensors
+
+
+def stream_tensor(path: Path, name: str) -> Iterator[Tensor]:
+    """The bytes of one tensor in pieces, as uint8, without keeping them in memory."""
+    base, entries = _entries(path)
+    begin, end = entries[name]["data_offsets"]
+    with path.open("rb") as file:
+        file.seek(base + begin)
+        for start in range(begin, end, READ_AT_ONCE):
+            piece = bytearray(min(READ_AT_ONCE, end - start))
+            file.readinto(piece)
+            yield torch.frombuffer(piece, dtype=torch.uint8)
 
 
 def tensor_names(paths: Iterable[Path]) -> set[str]:
@@ -131,6 +186,14 @@ def file_digest(path: Path, written: str) -> str:
         while block := file.read(READ_AT_ONCE):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _entries(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data begins, and what the header says of every tensor; the file was validated before."""
+    header = _header(path)
+    entries = json.loads(header[8:])
+    entries.pop("__metadata__", None)
+    return len(header), entries
 
 
 def _header(path: Path) -> bytes:
