@@ -74,7 +74,7 @@ class BitLinear(nn.Module):
         if life == "frozen":
             self.codes = torch.zeros(out_features, in_features, dtype=torch.int8, device=device)
         if life == "packed":
-            packed = torch.zeros(out_features, packed_width(in_features), dtype=torch.uint8, device=device)
+            packed = torch.empty(out_features, packed_width(in_features), dtype=torch.uint8, device=device)
             self.weight = nn.Parameter(packed, requires_grad=False)
         self.register_parameter(
             "bias", nn.Parameter(torch.zeros(out_features, device=device)) if bias else None

@@ -6,13 +6,15 @@ The model is converted and written packed, with an int4 and a float16 table. The
 transformers in float32 from two kinds of file: bfloat16 (how the backbones are published) and float32, which
 transformers only maps, so that it has read nothing yet when it is "loaded".
 
-Every load runs in a fresh process, the kinds in turn, after one round that only warms the page cache. Resident memory is
+Every load runs in a fresh process, the kinds in turn, after one round that only warms the page cache; "cold" rows have
+the weight file thrown out of the page cache before. Resident memory is
 what the process holds beyond what it held before loading, once loaded and once after encoding; the tokenizer is counted
 in the rows that say so.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -78,7 +80,12 @@ def main() -> None:
         folders = prepare(arguments.model, Path(scratch))
         for name, (kind, folder) in folders.items():
             probe(name, kind, folder)
-        runs = [probe(name, kind, folder) for _ in range(ROUNDS) for name, (kind, folder) in folders.items()]
+        runs = [
+            probe(f"{name}, {state}", kind, folder, cold=state == "cold")
+            for _ in range(ROUNDS)
+            for name, (kind, folder) in folders.items()
+            for state in ("warm", "cold")
+        ]
         sizes = {name: (folder / "model.safetensors").stat().st_size for name, (_, folder) in folders.items()}
     medians = {
         name: {
@@ -86,13 +93,15 @@ def main() -> None:
             for key in runs[0]
             if key != "name"
         }
-        for name in folders
+        for name in sorted({run["name"] for run in runs})
     }
-    packed = medians["packed, int4 table"]
     ratios = {
-        name: {key: row[key] / packed[key] for key in row}
+        name: {
+            key: value / medians[f"packed, int4 table, {name.rpartition(', ')[2]}"][key]
+            for key, value in row.items()
+        }
         for name, row in medians.items()
-        if name != "packed, int4 table"
+        if name.startswith("float32")
     }
     results = {
         "model": arguments.model,
@@ -124,7 +133,11 @@ def prepare(model: str, scratch: Path) -> dict[str, tuple[str, Path]]:
     }
 
 
-def probe(name: str, kind: str, folder: Path) -> dict[str, float | str]:
+def probe(name: str, kind: str, folder: Path, cold: bool = False) -> dict[str, float | str]:
+    if cold:
+        with (folder / "model.safetensors").open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     done = subprocess.run(
         [sys.executable, "-c", PROBE, kind, str(folder)], capture_output=True, text=True, check=True
     )

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from bitembed_core.embedding_table import QuantizedEmbedding, check_codes, decode_rows, quantize_table
+from bitembed_core.embedding_table import (
+    QuantizedEmbedding,
+    any_zero_nibble,
+    check_codes,
+    decode_rows,
+    quantize_table,
+)
 
 GROUPS = {"int8": 32, "int4": 128}
 
@@ -73,6 +79,18 @@ def test_codes_outside_the_alphabet_are_found(precision, bad) -> None:
     table[123, 5] = bad
     with pytest.raises(ValueError, match=f"no {precision} code"):
         check_codes(table, precision)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 64, 1001])
+def test_zero_nibbles_are_found_wherever_they_are(length) -> None:
+    generator = torch.Generator().manual_seed(length)
+    halves = torch.randint(1, 16, (2, length), generator=generator, dtype=torch.uint8)
+    assert not any_zero_nibble(halves[0] | halves[1] << 4)
+    for place in {0, length // 2, length - 1}:
+        for half in (0, 1):
+            spoiled = halves.clone()
+            spoiled[half, place] = 0
+            assert any_zero_nibble(spoiled[0] | spoiled[1] << 4)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
