@@ -1,5 +1,6 @@
 """BitEmbedder: text in, L2-normalised vectors or packed low-bit codes out."""
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -297,6 +298,8 @@ class BitEmbedder:
             fresh.mkdir()
             save_model(self.model, fresh, form, token_table or "float16")
             self.tokenizer.save_pretrained(fresh)
+            if form == "packed":
+                _compact_json(fresh / "tokenizer.json")
             write_settings(fresh, self.settings, self.dimension)
             self._write_card(fresh, form, folder.name, fresh / CARD_FILE, fresh.glob("*.safetensors"))
 
@@ -411,6 +414,14 @@ def _read_gguf(path: Path) -> tuple[PreTrainedModel, Tokenizer | Callable[[], To
 def _check_tokenizer_files(folder: Path) -> None:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{folder} has no tokenizer: one of {', '.join(TOKENIZER_FILES)} belongs there")
+
+
+def _compact_json(path: Path) -> None:
+    """Rewrite a JSON file without white space: half of a large tokenizer's file."""
+    if path.is_file():
+        path.write_text(
+            json.dumps(read_json(path), ensure_ascii=False, separators=(",", ":")), encoding="utf-8"
+        )
 
 
 def _refuse_to_overwrite(target: Path) -> None:
