@@ -28,7 +28,7 @@ from bitembed_core.files import write_json
 from workbench.catalog.models import load_embedder
 from workbench.environment import environment
 
-ROUNDS = 5
+ROUNDS = 3
 PROBE = """
 import json, sys, time, torch
 from pathlib import Path
