@@ -20,7 +20,7 @@ def random_codes(shape, seed=0) -> torch.Tensor:
 
 
 def i2_s_weight_by_weight(data: bytes, count: int) -> list[float]:
-    """The published layout: 128 weights in 32 bytes, byte p holds p, p+32, p+64, p+96 from the highest bits; code = weight + 1."""
+    """The published layout: 128 weights in 32 bytes, byte p holds p, p+32, p+64, p+96 from the highest bits."""
     scale = np.frombuffer(data[count // 4 : count // 4 + 4], dtype="<f4")[0]
     values = []
     for index in range(count):
