@@ -4,7 +4,7 @@ One module, three lives:
 - latent: a floating-point `weight` that is quantized at every forward and receives straight-through gradients;
 - frozen: int8 codes in {-1, 0, 1} and one scale, no latent weight, no gradient;
 - packed: the frozen weight as it lies on disk, two bits a code (`ternary_packing.py`), for a checkpoint to fill. Freezing
-  it costs nothing: the packed bytes, mapped from the file, are unpacked when the layer first runs.
+  it costs nothing: the packed bytes are unpacked when the layer first runs.
 """
 
 import logging

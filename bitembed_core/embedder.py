@@ -426,11 +426,16 @@ def _compact_json(path: Path) -> None:
 
 def _refuse_to_overwrite(target: Path) -> None:
     """ValueError when there is something at `target` that is no model."""
-    if target.suffix == ".gguf" and target.is_file():
+    if not target.exists():
+        card = target.with_suffix(".md")
+        if target.suffix == ".gguf" and card.exists():
+            raise ValueError(f"{card}, where the model card belongs, exists already; it is not overwritten")
+        return
+    if target.is_file():
         with target.open("rb") as file:
-            is_model = file.read(4) == b"GGUF"
+            is_model = target.suffix == ".gguf" and file.read(4) == b"GGUF"
     else:
-        is_model = (target / MODULES).is_file() or any(target.glob("*.gguf"))
-        is_model = is_model or not target.exists() or (target.is_dir() and not any(target.iterdir()))
+        rest = [path for path in target.iterdir() if path.name != CARD_FILE]
+        is_model = (target / MODULES).is_file() or not rest or [path.suffix for path in rest] == [".gguf"]
     if not is_model:
         raise ValueError(f"{target} exists and is no model folder; it is not overwritten")

@@ -73,7 +73,7 @@ def layout_of(folder: Path) -> Layout | None:
 
 
 def load_ternary(folder: Path, layout: Layout) -> PreTrainedModel:
-    """Load the ternary model in `folder` (see `layout_of`): latent layers, or packed ones that are mapped, not read.
+    """Load the ternary model in `folder` (see `layout_of`): latent layers, or frozen ones for "packed".
 
     Raises:
         ValueError: tensors are missing, unexpected, of the wrong shape or not finite, codes are outside the alphabet,

@@ -131,6 +131,15 @@ def test_what_cannot_be_written(make_embedder, tmp_path) -> None:
     with pytest.raises(ValueError, match="is not overwritten"):
         qwen3.save_pretrained(tmp_path / "notes.gguf", "gguf")
     assert (tmp_path / "notes.gguf").read_text() == "not a model"
+    (tmp_path / "thesis.md").write_text("years of work")
+    with pytest.raises(ValueError, match="where the model card belongs"):
+        qwen3.save_pretrained(tmp_path / "thesis.gguf", "gguf")
+    qwen3.save_pretrained(tmp_path / "models", "gguf")
+    qwen3.save_pretrained(tmp_path / "models", "gguf")  # a folder that we wrote is replaced
+    (tmp_path / "models" / "other.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match="is not overwritten"):  # one that holds more is not ours
+        qwen3.save_pretrained(tmp_path / "models", "gguf")
+    assert (tmp_path / "models" / "other.gguf").exists()
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
