@@ -6,7 +6,9 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test lint notebooks bench clean
 
-$(READY): pyproject.toml constraints.txt
+NATIVE := $(wildcard kernels/cpu/CMakeLists.txt kernels/cpu/include/* kernels/cpu/src/*)
+
+$(READY): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,offline]'

@@ -36,9 +36,11 @@ from bitembed_core.conversion import (
 )
 from bitembed_core.embedding_table import TablePrecision
 from bitembed_core.files import atomic_path, read_json
+from bitembed_core.ops import library
+from bitembed_core.ops.encoder import NativeEncoder, NotDescribed
 from bitembed_core.pooling import PoolingMode, pool
 from bitembed_core.storage import PRECISIONS, StorageFormat
-from bitembed_core.tokenization import length_batches, pad, token_ids
+from bitembed_core.tokenization import length_batches, pad, token_batches, token_ids, tokenized_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,8 @@ class BitEmbedder:
         else:
             self._load_tokenizer = tokenizer
         self._told_of_cuts = False
-        self.kernel = use_kernel(model, kernel)
+        self._native: NativeEncoder | None = None
+        self._use_kernel(kernel)
 
     @classmethod
     def from_pretrained(
@@ -109,6 +112,11 @@ class BitEmbedder:
         if not settings.provenance.base_model:
             settings.provenance.base_model = str(source) if not Path(source).exists() else path.resolve().name
         return cls(model, tokenizer, settings, device, kernel)
+
+    @property
+    def kernel(self) -> str:
+        """What computes the ternary layers: "native-" and the instruction set, "int8", "reference"; "float" without any."""
+        return f"native-{library.isa()}" if self._kernel == "native" else self._kernel
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -172,7 +180,7 @@ class BitEmbedder:
             batches = (self._pad([ids[row] for row in rows]) for rows in groups)
         convert_to_bitnet(self.model, sites, batches if batches is not None else "vocabulary")
         round_to_float16(self.model)
-        self.kernel = use_kernel(self.model, "auto")
+        self._use_kernel("auto")
         on = "random tokens" if calibration_texts is None else f"{len(calibration_texts)} texts"
         self.provenance.add("conversion", sites=sites, norms_calibrated_on=on)
         return conversion_report(self.model)
@@ -209,8 +217,8 @@ class BitEmbedder:
             texts: one text or several; none may be empty.
             prompt_name: name of one of `prompts` to put before each text; default the model's default prompt.
             prompt: the prompt itself, instead of a name.
-            batch_size: texts in one forward. Texts run with others of their own padded length, so their vectors do
-                not depend on their company.
+            batch_size: texts in one forward of the torch model. Texts run with others of their own padded length, so
+                their vectors do not depend on their company. The native encoder takes as many as it likes.
             precision: "float32", "float16", "int8", "int4", "int2" or "binary".
             show_progress_bar: default only for a log level of INFO or lower.
             truncate: cut texts longer than `max_length` tokens, warning the first time; False makes them an error.
@@ -228,16 +236,25 @@ class BitEmbedder:
         single = isinstance(texts, str)
         texts = self._checked([texts] if isinstance(texts, str) else list(texts))
         prefix = self._prompt(prompt_name, prompt)
-        ids, cut = token_ids(self.tokenizer, [prefix + text for text in texts], self.max_length)
-        if cut:
-            told = f"{cut} of {len(texts)} texts are longer than {self.max_length} tokens"
-            if not truncate:
-                raise ValueError(f"{told}; shorten them, raise max_length, or allow truncation")
-            logger.log(logging.DEBUG if self._told_of_cuts else logging.WARNING, "%s and are cut", told)
-            self._told_of_cuts = True
         if show_progress_bar is None:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
-        vectors = self._encode_ids(ids, batch_size, show_progress_bar)
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        done = cut = 0
+        with tqdm(total=len(texts), desc="encode", unit="text", disable=not show_progress_bar) as progress:
+            prompted = [prefix + text for text in texts]
+            for ids, cut_here in tokenized_ahead(self.tokenizer, prompted, self.max_length):
+                if cut_here and not truncate:
+                    raise ValueError(
+                        f"{cut_here} of {len(ids)} texts from number {done} on are longer than {self.max_length} tokens; "
+                        "shorten them, raise max_length, or allow truncation"
+                    )
+                cut += cut_here
+                vectors[done : done + len(ids)] = self._encode_ids(ids, batch_size, progress.update)
+                done += len(ids)
+        if cut:
+            told = f"{cut} of {len(texts)} texts are longer than {self.max_length} tokens and are cut"
+            logger.log(logging.DEBUG if self._told_of_cuts else logging.WARNING, told)
+            self._told_of_cuts = True
         if precision == "float32":
             return vectors[0] if single else vectors
         if precision == "float16":
@@ -326,12 +343,19 @@ class BitEmbedder:
         card.write_text(model_card(self, form, name, sizes, trial), encoding="utf-8")
 
     @torch.inference_mode()
-    def _encode_ids(self, ids: list[list[int]], batch_size: int, show_progress_bar: bool) -> np.ndarray:
+    def _encode_ids(
+        self, ids: list[list[int]], batch_size: int, progress: Callable[[int], object] = lambda _: None
+    ) -> np.ndarray:
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
-        with tqdm(total=len(ids), desc="encode", unit="text", disable=not show_progress_bar) as progress:
-            for rows in length_batches([len(tokens) for tokens in ids], batch_size):
-                vectors[rows] = self.embed(self._pad([ids[row] for row in rows])).cpu().numpy()
-                progress.update(len(rows))
+        lengths = [len(tokens) for tokens in ids]
+        encoder = self._native_encoder()
+        batches = length_batches(lengths, batch_size) if encoder is None else token_batches(lengths)
+        for rows in batches:
+            batch = [ids[row] for row in rows]
+            vectors[rows] = (
+                encoder.encode(batch) if encoder is not None else self.embed(self._pad(batch))
+            ).cpu()
+            progress(len(rows))
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):
             raise ValueError(
@@ -339,6 +363,24 @@ class BitEmbedder:
                 "are damaged or its training diverged"
             )
         return vectors
+
+    def _use_kernel(self, name: str) -> None:
+        self._kernel = use_kernel(self.model, name)
+        self._native = None
+
+    def _native_encoder(self) -> NativeEncoder | None:
+        """The native form of the model as it is now, where its kernel is native and the architecture is known to it."""
+        if self._kernel != "native" or self.device.type != "cpu":
+            return None
+        if self._native is None or not self._native.is_current(self.pooling):
+            try:
+                self._native = NativeEncoder(self.model, self.pooling)
+            except NotDescribed as reason:
+                logger.warning("the model runs layer by layer, not in the native encoder: %s", reason)
+                self._kernel = use_kernel(self.model, "native")
+                self._native = None
+                return None
+        return self._native
 
     def _ready(self, tokenizer: Tokenizer) -> Tokenizer:
         """`tokenizer` as this model needs it: padding on the right, an end-of-text token to pool where it pools that."""

@@ -1,6 +1,7 @@
 """Texts to padded token batches in which a text is always padded to the same length, whatever stands beside it."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 PAD_MULTIPLE = 8
+TEXTS_AHEAD = 512
+TOKEN_BUDGET = 2048
 
 
 def padded_length(tokens: int) -> int:
@@ -48,3 +51,34 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
         same_length = list(rows)
         for start in range(0, len(same_length), batch_size):
             yield same_length[start : start + batch_size]
+
+
+def token_batches(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> Iterator[list[int]]:
+    """Indices in order, in batches of at most `budget` tokens together, or of one longer text."""
+    batch: list[int] = []
+    tokens = 0
+    for row, length in enumerate(lengths):
+        if batch and tokens + length > budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(row)
+        tokens += length
+    if batch:
+        yield batch
+
+
+def tokenized_ahead(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> Iterator[tuple[list[list[int]], int]]:
+    """`token_ids` of consecutive groups of texts, each made in another thread while the one before is used."""
+    groups = [texts[start : start + TEXTS_AHEAD] for start in range(0, len(texts), TEXTS_AHEAD)]
+    if len(groups) == 1:
+        yield token_ids(tokenizer, texts, max_length)
+        return
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        ahead = worker.submit(token_ids, tokenizer, groups[0], max_length)
+        for group in groups[1:]:
+            ready = ahead.result()
+            ahead = worker.submit(token_ids, tokenizer, group, max_length)
+            yield ready
+        yield ahead.result()

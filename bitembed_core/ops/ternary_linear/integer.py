@@ -5,6 +5,7 @@ a token's result does not depend on the tokens beside it. The backward pass is t
 the straight-through estimator gives `dX = dY Qw(W)` and `dW = dY^T Qx(X)`; besides the input only int8 codes are kept.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,18 +16,33 @@ from bitembed_core.ops.ternary_linear.blocked import norm_backward, quantize_nor
 from bitembed_core.ops.ternary_linear.operands import Norm
 from bitembed_core.quantizers import quantize_weight
 
+# (M, K), norm -> codes int8 (M, K), scale (M, 1), inverse RMS (M, 1)
+NormQuantize = Callable[[Tensor, Norm | None], tuple[Tensor, Tensor, Tensor]]
 
-def ternary_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, norm: Norm | None = None) -> Tensor:
+
+def ternary_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm: Norm | None = None,
+    quantize: NormQuantize = quantize_normalised,
+) -> Tensor:
     """As `reference.ternary_linear`, with the product taken in integers."""
     gain, eps = norm if norm is not None else (None, 0.0)
-    return _TernaryLinear.apply(x, weight, bias, gain, eps)
+    return _TernaryLinear.apply(x, weight, bias, gain, eps, quantize)
 
 
+@torch.no_grad()
 def frozen_ternary_linear(
-    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None, norm: Norm | None = None
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    norm: Norm | None = None,
+    quantize: NormQuantize = quantize_normalised,
 ) -> Tensor:
-    """As `reference.frozen_ternary_linear`, with the product taken in integers."""
-    x_codes_MK, x_scale_M1, _ = quantize_normalised(x.flatten(0, -2), norm)
+    """As `reference.frozen_ternary_linear`, with the product taken in integers and without gradients."""
+    x_codes_MK, x_scale_M1, _ = quantize(x.flatten(0, -2), norm)
     y_MN = scaled(integer_product(x_codes_MK, codes), x_scale_M1 * scale, bias, _output_dtype(x))
     return y_MN.unflatten(0, x.shape[:-1])
 
@@ -41,11 +57,17 @@ def integer_product(x_codes_MK: Tensor, w_codes_NK: Tensor) -> Tensor:
 class _TernaryLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor | None, eps: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gain: Tensor | None,
+        eps: float,
+        quantize: NormQuantize,
     ) -> Tensor:
         norm = Norm(gain, eps) if gain is not None else None
         x_MK = x.flatten(0, -2)
-        x_codes_MK, x_scale_M1, inverse_rms_M1 = quantize_normalised(x_MK, norm)
+        x_codes_MK, x_scale_M1, inverse_rms_M1 = quantize(x_MK, norm)
         w_codes_NK, w_scale = quantize_weight(weight)
         ctx.save_for_backward(
             x_MK if gain is not None else None,
@@ -72,7 +94,14 @@ class _TernaryLinear(torch.autograd.Function):
         grad_gain = None
         if gain is not None:
             grad_MK, grad_gain = norm_backward(grad_MK, x_MK, inverse_rms_M1, Norm(gain, ctx.eps))
-        return grad_MK.to(ctx.x_dtype).view(ctx.x_shape), grad_w.to(ctx.w_dtype), grad_bias, grad_gain, None
+        return (
+            grad_MK.to(ctx.x_dtype).view(ctx.x_shape),
+            grad_w.to(ctx.w_dtype),
+            grad_bias,
+            grad_gain,
+            None,
+            None,
+        )
 
 
 def _output_dtype(x: Tensor) -> torch.dtype:

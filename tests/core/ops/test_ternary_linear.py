@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bitembed_core.ops import library
 from bitembed_core.ops.ternary_linear import KERNELS, Norm, blocked, integer, reference, select_kernel
 from bitembed_core.quantizers import quantize_activation, quantize_weight
 
@@ -118,7 +119,7 @@ def test_non_contiguous_input() -> None:
 
 
 def test_kernel_selection_is_explicit() -> None:
-    assert select_kernel("auto", "cpu").name == "int8"
+    assert select_kernel("auto", "cpu").name == ("native" if library.available() else "int8")
     assert select_kernel("auto", "meta").name == "reference"
     with pytest.raises(ValueError, match="no kernel 'fast'"):
         select_kernel("fast", "cpu")

@@ -1,0 +1,115 @@
+/* The C interface of the native CPU operations.
+ *
+ * Every function works on contiguous float32 unless it says otherwise, divides its work among `threads` threads and gives
+ * the same result whatever their number. Shapes are checked by the caller; nothing here reports an error except where a
+ * return value says so. Texts of a batch lie one after another without padding: text i has the tokens
+ * offsets[i] .. offsets[i + 1] - 1.
+ */
+#ifndef BITEMBED_CPU_H
+#define BITEMBED_CPU_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A ternary weight (out_features, in_features) in the order in which the kernels read it, with what goes before and after
+ * the product: y = (codes(norm(x)) . weight) * scales + bias. */
+typedef struct {
+    const uint8_t* panels; /* [ceil(out / 16)][ceil(in / 16)][16 rows][4 bytes], see bitembed_pack_panels */
+    const float* gain;     /* (in_features,) of the RMSNorm before the projection; NULL: no norm */
+    const float* bias;     /* (out_features,) or NULL */
+    int64_t in_features;
+    int64_t out_features;
+    float scale;
+    float norm_eps;
+} bitembed_linear;
+
+enum { BITEMBED_NO_NORM = 0, BITEMBED_RMS_NORM = 1, BITEMBED_LAYER_NORM = 2 };
+enum { BITEMBED_SILU = 0, BITEMBED_GELU_TANH = 1, BITEMBED_GELU_ERF = 2 };
+enum { BITEMBED_LAST = 0, BITEMBED_MEAN = 1, BITEMBED_CLS = 2 };
+enum { BITEMBED_FLOAT32 = 0, BITEMBED_FLOAT16 = 1, BITEMBED_INT8 = 2, BITEMBED_INT4 = 3 };
+
+typedef struct {
+    const float* weight; /* (features,) */
+    const float* bias;   /* (features,) or NULL */
+    float eps;
+    int32_t kind;
+} bitembed_norm;
+
+/* An embedding table as it lies on disk (kernels/layout.md). */
+typedef struct {
+    const void* rows;       /* (rows, dimension), int4: (rows, ceil(dimension / 2)) bytes; NULL: no table */
+    const uint16_t* scales; /* float16 (rows, ceil(dimension / group)); NULL for floating-point tables */
+    int64_t dimension;
+    int64_t group;
+    int32_t precision;
+    float multiplier;
+} bitembed_table;
+
+typedef struct {
+    bitembed_linear query, key, value, attention_output, gate, up, down; /* gate.panels NULL: down(activation(up)) */
+    bitembed_norm attention_norm;      /* before the attention (or, post_norm, after it, on the sum) */
+    bitembed_norm query_norm, key_norm; /* per head */
+    bitembed_norm attention_output_norm; /* on the attention's output, before it is added */
+    bitembed_norm ffn_norm, ffn_output_norm;
+    const float* rotations; /* (positions, head_dim): cosines of a half, then sines of a half; NULL: no rotation */
+    int64_t window;         /* how many tokens back a token sees, itself included; 0: all */
+} bitembed_layer;
+
+typedef struct {
+    bitembed_table tokens, positions, types;
+    bitembed_norm embedding_norm, final_norm;
+    const bitembed_layer* layers;
+    int64_t layer_count, hidden, heads, kv_heads, head_dim, intermediate;
+    float attention_scale;
+    int32_t causal, post_norm, activation, pooling;
+} bitembed_encoder;
+
+/* Instruction sets compiled into the library, best first, separated by spaces; those this processor has; the one in use. */
+const char* bitembed_compiled(void);
+const char* bitembed_supported(void);
+const char* bitembed_isa(void);
+/* Use `name` from now on; -1 when this processor or the library does not have it. */
+int bitembed_select(const char* name);
+
+/* Rows of the packed layout (out, ceil(in / 4)) -> panels. Returns -1 when a field is 3, which is no code. */
+int bitembed_pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads);
+int64_t bitembed_panel_bytes(int64_t out, int64_t in);
+/* Whether a half byte of the n bytes is 0, which is no int4 code. */
+int bitembed_any_zero_nibble(const uint8_t* bytes, int64_t n, int threads);
+
+/* codes (m, in) int8, scale (m,), inverse_rms (m,): Eq 3 and Eq 2 in one pass; a NULL gain leaves the norm out. */
+void bitembed_norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes,
+                            float* scale, float* inverse_rms, int threads);
+/* y[i] (m, out of linears[i]) of x (m, in): projections of one input in one pass; bfloat16 when bf16 is not 0. */
+void bitembed_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, void** y, int bf16,
+                      int threads);
+/* y (m, out of down) = down(activation(gate(x)) * up(x)); without gate, down(activation(up(x))). */
+void bitembed_feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const bitembed_linear* up,
+                           const bitembed_linear* down, int32_t activation, float* y, int threads);
+/* In place on x (tokens, heads, head_dim): norm per head, then rotation by the position within the text. */
+void bitembed_rotate(float* x, const int64_t* offsets, int64_t texts, int64_t heads, int64_t head_dim,
+                     const bitembed_norm* norm, const float* rotations, int threads);
+/* y (tokens, heads, head_dim) of q (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim). */
+void bitembed_attention(const float* q, const float* k, const float* v, const int64_t* offsets, int64_t texts,
+                        int64_t heads, int64_t kv_heads, int64_t head_dim, float scale, int32_t causal, int64_t window,
+                        float* y, int threads);
+/* y (n, dimension) of ids (n,). */
+void bitembed_lookup(const bitembed_table* table, const int64_t* ids, int64_t n, float* y, int threads);
+/* y (texts, features), L2-normalised, of states (tokens, features). */
+void bitembed_pool(const float* states, const int64_t* offsets, int64_t texts, int64_t features,
+                   const bitembed_norm* norm, int32_t pooling, float* y, int threads);
+/* y (texts, hidden), L2-normalised: the whole encoder. Returns -1 when memory runs out. */
+int bitembed_encode(const bitembed_encoder* encoder, const int64_t* ids, const int64_t* offsets, int64_t texts, float* y,
+                    int threads);
+
+/* GOPS of the widest dot-product instruction of the selected instruction set on `threads` threads; GB/s read from memory. */
+double bitembed_peak_gops(int threads);
+double bitembed_read_gbs(int threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

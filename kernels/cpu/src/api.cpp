@@ -1,0 +1,191 @@
+// The C interface: picks the instruction set, and what does not depend on one.
+#include <atomic>
+#include <cstring>
+#include <string>
+
+#include "kernels.h"
+#include "peak.h"
+
+namespace {
+
+using bitembed::Kernels;
+
+bool has_avx2() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return false;
+#endif
+}
+
+#if defined(__x86_64__)
+// CPUID leaf 7, subleaf 1, EAX bit 4; older compilers do not know the name.
+bool has_avx_vnni() {
+    unsigned a, b, c, d;
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
+    if (a < 1 || !has_avx2()) return false;
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
+    return (a >> 4 & 1) != 0;
+}
+bool has_avx512_vnni() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+#if defined(__aarch64__) && defined(__linux__)
+}  // namespace
+#include <sys/auxv.h>
+namespace {
+bool has_dotprod() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }
+bool has_i8mm() { return (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }
+#elif defined(__aarch64__)
+bool has_dotprod() { return true; }  // every Apple processor of this architecture that runs a supported system
+bool has_i8mm() { return false; }
+#endif
+
+struct Choice {
+    const char* name;
+    const Kernels& (*kernels)();
+    bool (*supported)();
+};
+
+bool always() { return true; }
+
+constexpr Choice CHOICES[] = {  // best first
+#if defined(__x86_64__)
+    {"avx512_vnni", bitembed::avx512_vnni_kernels, has_avx512_vnni},
+    {"avx_vnni", bitembed::avx_vnni_kernels, has_avx_vnni},
+    {"avx2", bitembed::avx2_kernels, has_avx2},
+#elif defined(__aarch64__)
+    {"neon_i8mm", bitembed::neon_i8mm_kernels, has_i8mm},
+    {"neon_dotprod", bitembed::neon_dotprod_kernels, has_dotprod},
+#endif
+    {"scalar", bitembed::scalar_kernels, always},
+};
+
+std::atomic<const Kernels*> selected{nullptr};
+
+const Kernels& kernels() {
+    const Kernels* found = selected.load(std::memory_order_acquire);
+    if (found) return *found;
+    for (const Choice& choice : CHOICES) {
+        if (choice.supported()) {
+            selected.store(&choice.kernels(), std::memory_order_release);
+            return choice.kernels();
+        }
+    }
+    return bitembed::scalar_kernels();
+}
+
+std::string names(bool supported_only) {
+    std::string all;
+    for (const Choice& choice : CHOICES)
+        if (!supported_only || choice.supported()) all += (all.empty() ? "" : " ") + std::string(choice.name);
+    return all;
+}
+
+}  // namespace
+
+extern "C" {
+
+#define BITEMBED_EXPORT __attribute__((visibility("default")))
+
+BITEMBED_EXPORT const char* bitembed_compiled(void) {
+    static const std::string all = names(false);
+    return all.c_str();
+}
+BITEMBED_EXPORT const char* bitembed_supported(void) {
+    static const std::string all = names(true);
+    return all.c_str();
+}
+BITEMBED_EXPORT const char* bitembed_isa(void) { return kernels().name; }
+BITEMBED_EXPORT int bitembed_select(const char* name) {
+    for (const Choice& choice : CHOICES) {
+        if (strcmp(choice.name, name) == 0 && choice.supported()) {
+            selected.store(&choice.kernels(), std::memory_order_release);
+            return 0;
+        }
+    }
+    return -1;
+}
+
+BITEMBED_EXPORT int64_t bitembed_panel_bytes(int64_t out, int64_t in) { return (out + 15) / 16 * ((in + 15) / 16) * 64; }
+
+BITEMBED_EXPORT int bitembed_any_zero_nibble(const uint8_t* bytes, int64_t n, int threads) {
+    constexpr int64_t CHUNK = 1 << 18;
+    std::atomic<int> found{0};
+    auto work = [&](bitembed::Team& team, int) {
+        for (int64_t c; (c = team.next(0)) * CHUNK < n;) {
+            const int64_t end = (c + 1) * CHUNK < n ? (c + 1) * CHUNK : n;
+            int64_t zeros = 0;
+            for (int64_t i = c * CHUNK; i < end; i++) zeros |= static_cast<int64_t>((bytes[i] & 15) == 0 || bytes[i] < 16);
+            if (zeros) found.store(1, std::memory_order_relaxed);
+        }
+    };
+    bitembed::run_team(threads, 1, work);
+    return found.load();
+}
+
+BITEMBED_EXPORT double bitembed_read_gbs(int threads) {
+    constexpr int64_t WORDS = 1 << 25;  // 256 MB, more than caches hold
+    uint64_t* words = new uint64_t[WORDS];
+    memset(words, 1, WORDS * sizeof(uint64_t));
+    std::atomic<uint64_t> all{0};
+    auto work = [&](bitembed::Team& team, int thread) {
+        const int64_t from = WORDS / team.size * thread, to = WORDS / team.size * (thread + 1);
+        uint64_t total = 0;
+        for (int64_t i = from; i < to; i++) total += words[i];
+        all.fetch_add(total);
+    };
+    double best = 0.0;
+    for (int round = 0; round < 3; round++) {
+        const double start = seconds();
+        bitembed::run_team(threads, 1, work);
+        const double rate = static_cast<double>(WORDS) * 8e-9 / (seconds() - start);
+        best = rate > best ? rate : best;
+    }
+    delete[] words;
+    return best;
+}
+
+BITEMBED_EXPORT int bitembed_pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads) {
+    return kernels().pack_panels(rows, out, in, panels, threads);
+}
+BITEMBED_EXPORT void bitembed_norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps,
+                                            int8_t* codes, float* scale, float* inverse_rms, int threads) {
+    kernels().norm_quantize(x, m, in, gain, eps, codes, scale, inverse_rms, threads);
+}
+BITEMBED_EXPORT void bitembed_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, void** y,
+                                      int bf16, int threads) {
+    kernels().linears(x, m, linears, count, y, bf16, threads);
+}
+BITEMBED_EXPORT void bitembed_feed_forward(const float* x, int64_t m, const bitembed_linear* gate,
+                                           const bitembed_linear* up, const bitembed_linear* down, int32_t activation,
+                                           float* y, int threads) {
+    kernels().feed_forward(x, m, gate, up, down, activation, y, threads);
+}
+BITEMBED_EXPORT void bitembed_rotate(float* x, const int64_t* offsets, int64_t texts, int64_t heads, int64_t head_dim,
+                                     const bitembed_norm* norm, const float* rotations, int threads) {
+    kernels().rotate(x, offsets, texts, heads, head_dim, norm, rotations, threads);
+}
+BITEMBED_EXPORT void bitembed_attention(const float* q, const float* k, const float* v, const int64_t* offsets,
+                                        int64_t texts, int64_t heads, int64_t kv_heads, int64_t head_dim, float scale,
+                                        int32_t causal, int64_t window, float* y, int threads) {
+    kernels().attention(q, k, v, offsets, texts, heads, kv_heads, head_dim, scale, causal, window, y, threads);
+}
+BITEMBED_EXPORT void bitembed_lookup(const bitembed_table* table, const int64_t* ids, int64_t n, float* y, int threads) {
+    kernels().lookup(table, ids, n, y, threads);
+}
+BITEMBED_EXPORT void bitembed_pool(const float* states, const int64_t* offsets, int64_t texts, int64_t features,
+                                   const bitembed_norm* norm, int32_t pooling, float* y, int threads) {
+    kernels().pool(states, offsets, texts, features, norm, pooling, y, threads);
+}
+BITEMBED_EXPORT int bitembed_encode(const bitembed_encoder* encoder, const int64_t* ids, const int64_t* offsets,
+                                    int64_t texts, float* y, int threads) {
+    return kernels().encode(encoder, ids, offsets, texts, y, threads);
+}
+BITEMBED_EXPORT double bitembed_peak_gops(int threads) { return kernels().peak_gops(threads); }
+
+}  // extern "C"

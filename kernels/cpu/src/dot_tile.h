@@ -1,0 +1,231 @@
+// The inner product tile of every instruction set: int8 activations of T tokens times B blocks of sixteen ternary rows.
+//
+// Panels hold fields 0, 1 and 2 for the weights -1, 0 and 1, so a tile computes the sum of (w + 1) a, starting from minus
+// the sum of a. All instruction sets compute the same integers: products are at most 254, and where pairs are added in 16
+// bits (AVX2), they move to 32 bits before they can overflow.
+#pragma once
+
+#include "quantize.h"
+
+namespace {
+
+// acc[t * TILE_OUTPUTS + n]: the sums of token t and row n of the tile's first T tokens and 16 B rows.
+//
+// `codes` is the first token's; tokens lie `stride` bytes apart. `panel` is the first block; blocks lie `block_bytes` apart,
+// each with `steps` times 64 bytes for 16 activations.
+#if defined(__AVX512VNNI__)
+
+constexpr int TILE_TOKENS = 8, TILE_BLOCKS = 3;
+
+inline void dot(__m512i& acc, __m512i weights, __m512i codes) {
+    // Inline, since compilers otherwise rearrange the loop so that accumulators are spilled.
+    asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(weights), "v"(codes));
+}
+
+template <int T, int B>
+void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
+              const int32_t* code_sum, int32_t* sums) {
+    __m512i acc[T][B];
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+        BITEMBED_UNROLL for (int b = 0; b < B; b++) acc[t][b] = _mm512_set1_epi32(-code_sum[t]);
+    }
+    const __m512i field_mask = _mm512_set1_epi8(3);
+    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+        BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
+            __m512i weights[B];
+            BITEMBED_UNROLL for (int b = 0; b < B; b++) {
+                const __m512i packed = _mm512_loadu_si512(panel + b * block_bytes);
+                weights[b] = _mm512_and_si512(f ? _mm512_srli_epi32(packed, 2 * f) : packed, field_mask);
+            }
+            BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+                __m512i four;
+                asm("vpbroadcastd %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const int32_t*>(codes + t * stride + 4 * f)));
+                BITEMBED_UNROLL for (int b = 0; b < B; b++) dot(acc[t][b], weights[b], four);
+            }
+        }
+    }
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+        BITEMBED_UNROLL for (int b = 0; b < B; b++) _mm512_storeu_si512(sums + (t * B + b) * LANES, acc[t][b]);
+    }
+}
+
+#elif defined(__AVX2__)
+
+#if defined(__AVXVNNI__)
+
+constexpr int TILE_TOKENS = 5, TILE_BLOCKS = 1;
+
+template <int T, int B>
+void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
+              const int32_t* code_sum, int32_t* sums) {
+    static_assert(B == 1);
+    (void)block_bytes;
+    __m256i acc[T][2];
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_set1_epi32(-code_sum[t]);
+    const __m256i field_mask = _mm256_set1_epi8(3);
+    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+        BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
+            __m256i weights[2];
+            BITEMBED_UNROLL for (int h = 0; h < 2; h++) {
+                const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 32 * h));
+                weights[h] = _mm256_and_si256(f ? _mm256_srli_epi32(packed, 2 * f) : packed, field_mask);
+            }
+            BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+                __m256i four;
+                asm("vpbroadcastd %1, %0" : "=x"(four) : "m"(*reinterpret_cast<const int32_t*>(codes + t * stride + 4 * f)));
+                BITEMBED_UNROLL for (int h = 0; h < 2; h++)
+                    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc[t][h]) : "x"(weights[h]), "x"(four));
+            }
+        }
+    }
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+        BITEMBED_UNROLL for (int h = 0; h < 2; h++)
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + t * LANES + 8 * h), acc[t][h]);
+    }
+}
+
+#else
+
+constexpr int TILE_TOKENS = 4, TILE_BLOCKS = 1;
+constexpr int64_t STEPS_IN_16_BITS = 16;  // 64 sums of two products, at most 508 each: 32512
+
+template <int T, int B>
+void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
+              const int32_t* code_sum, int32_t* sums) {
+    static_assert(B == 1);
+    (void)block_bytes;
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+        for (int n = 0; n < LANES; n++) sums[t * LANES + n] = -code_sum[t];
+    }
+    const __m256i field_mask = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
+    for (int64_t first = 0; first < steps; first += STEPS_IN_16_BITS) {
+        __m256i acc[T][2];
+        BITEMBED_UNROLL for (int t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_setzero_si256();
+        const int64_t last = least(steps, first + STEPS_IN_16_BITS);
+        for (int64_t step = first; step < last; step++, panel += 64, codes += 16) {
+            BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
+                __m256i weights[2];
+                BITEMBED_UNROLL for (int h = 0; h < 2; h++) {
+                    const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 32 * h));
+                    weights[h] = _mm256_and_si256(f ? _mm256_srli_epi32(packed, 2 * f) : packed, field_mask);
+                }
+                BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+                    int32_t four;
+                    memcpy(&four, codes + t * stride + 4 * f, sizeof four);
+                    BITEMBED_UNROLL for (int h = 0; h < 2; h++)
+                        acc[t][h] = _mm256_add_epi16(acc[t][h], _mm256_maddubs_epi16(weights[h], _mm256_set1_epi32(four)));
+                }
+            }
+        }
+        BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+            BITEMBED_UNROLL for (int h = 0; h < 2; h++) {
+                __m256i* to = reinterpret_cast<__m256i*>(sums + t * LANES + 8 * h);
+                _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to), _mm256_madd_epi16(acc[t][h], ones)));
+            }
+        }
+    }
+}
+
+#endif
+
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+
+constexpr int TILE_TOKENS = 4, TILE_BLOCKS = 1;
+
+// Two tokens and two rows at a time: a lane pair of `acc` is [t0 r0, t0 r1, t1 r0, t1 r1]. An odd last token is paired with
+// itself.
+template <int T, int B>
+void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
+              const int32_t* code_sum, int32_t* sums) {
+    static_assert(B == 1);
+    (void)block_bytes;
+    constexpr int PAIRS = (T + 1) / 2;
+    int32x4_t acc[PAIRS][8];
+    BITEMBED_UNROLL for (int p = 0; p < PAIRS; p++) {
+        const int32_t first = -code_sum[2 * p], second = 2 * p + 1 < T ? -code_sum[2 * p + 1] : first;
+        BITEMBED_UNROLL for (int r = 0; r < 8; r++) acc[p][r] = vcombine_s32(vdup_n_s32(first), vdup_n_s32(second));
+    }
+    const uint8x16_t field_mask = vdupq_n_u8(3);
+    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+        BITEMBED_UNROLL for (int half = 0; half < 2; half++) {
+            int8x16_t tokens[PAIRS];
+            BITEMBED_UNROLL for (int p = 0; p < PAIRS; p++) {
+                const int8_t* first = codes + 2 * p * stride + 8 * half;
+                tokens[p] = vcombine_s8(vld1_s8(first), vld1_s8(2 * p + 1 < T ? first + stride : first));
+            }
+            BITEMBED_UNROLL for (int q = 0; q < 4; q++) {
+                const uint8x16_t packed = vld1q_u8(panel + 16 * q);
+                const uint8x16_t even = vandq_u8(half ? vshrq_n_u8(packed, 4) : packed, field_mask);
+                const uint8x16_t odd = vandq_u8(half ? vshrq_n_u8(packed, 6) : vshrq_n_u8(packed, 2), field_mask);
+                const uint32x4_t a = vreinterpretq_u32_u8(even), b = vreinterpretq_u32_u8(odd);
+                const int8x16_t low = vreinterpretq_s8_u32(vzip1q_u32(a, b));
+                const int8x16_t high = vreinterpretq_s8_u32(vzip2q_u32(a, b));
+                BITEMBED_UNROLL for (int p = 0; p < PAIRS; p++) {
+                    acc[p][2 * q] = vmmlaq_s32(acc[p][2 * q], tokens[p], low);
+                    acc[p][2 * q + 1] = vmmlaq_s32(acc[p][2 * q + 1], tokens[p], high);
+                }
+            }
+        }
+    }
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+        BITEMBED_UNROLL for (int r = 0; r < 8; r++)
+            vst1_s32(sums + t * LANES + 2 * r, t % 2 ? vget_high_s32(acc[t / 2][r]) : vget_low_s32(acc[t / 2][r]));
+    }
+}
+
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+constexpr int TILE_TOKENS = 4, TILE_BLOCKS = 1;
+
+template <int T, int B>
+void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
+              const int32_t* code_sum, int32_t* sums) {
+    static_assert(B == 1);
+    (void)block_bytes;
+    int32x4_t acc[T][4];
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+        BITEMBED_UNROLL for (int q = 0; q < 4; q++) acc[t][q] = vdupq_n_s32(-code_sum[t]);
+    }
+    const uint8x16_t field_mask = vdupq_n_u8(3);
+    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+        int8x16_t tokens[T];
+        BITEMBED_UNROLL for (int t = 0; t < T; t++) tokens[t] = vld1q_s8(codes + t * stride);
+        BITEMBED_UNROLL for (int q = 0; q < 4; q++) {
+            const uint8x16_t packed = vld1q_u8(panel + 16 * q);
+            const int8x16_t w0 = vreinterpretq_s8_u8(vandq_u8(packed, field_mask));
+            const int8x16_t w1 = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(packed, 2), field_mask));
+            const int8x16_t w2 = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(packed, 4), field_mask));
+            const int8x16_t w3 = vreinterpretq_s8_u8(vshrq_n_u8(packed, 6));
+            BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+                acc[t][q] = vdotq_laneq_s32(acc[t][q], w0, tokens[t], 0);
+                acc[t][q] = vdotq_laneq_s32(acc[t][q], w1, tokens[t], 1);
+                acc[t][q] = vdotq_laneq_s32(acc[t][q], w2, tokens[t], 2);
+                acc[t][q] = vdotq_laneq_s32(acc[t][q], w3, tokens[t], 3);
+            }
+        }
+    }
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+        BITEMBED_UNROLL for (int q = 0; q < 4; q++) vst1q_s32(sums + t * LANES + 4 * q, acc[t][q]);
+    }
+}
+
+#else
+
+constexpr int TILE_TOKENS = 1, TILE_BLOCKS = 1;
+
+template <int T, int B>
+void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
+              const int32_t* code_sum, int32_t* sums) {
+    static_assert(T == 1 && B == 1);
+    (void)stride, (void)block_bytes;
+    for (int n = 0; n < LANES; n++) sums[n] = -code_sum[0];
+    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+        for (int n = 0; n < LANES; n++) {
+            for (int i = 0; i < 16; i++) sums[n] += (panel[4 * n + i % 4] >> (2 * (i / 4)) & 3) * codes[i];
+        }
+    }
+}
+
+#endif
+
+}  // namespace

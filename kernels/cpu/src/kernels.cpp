@@ -1,0 +1,238 @@
+// The operations on their own. This file is compiled once for every instruction set, with BITEMBED_KERNELS naming the
+// function that hands them out.
+#include "kernels.h"
+
+#include "encoder.h"
+#include "peak.h"
+
+namespace {
+
+constexpr int64_t BLOCK_TOKENS = MOST_BLOCK_TOKENS;
+
+int pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads) {
+    const int64_t steps = blocks_of(in, LANES), width = blocks_of(in, 4), blocks = blocks_of(out, LANES);
+    std::atomic<int> bad{0};
+    auto work = [&](Team& team, int) {
+        for (int64_t block; (block = team.next(0)) < blocks;) {
+            uint8_t* to = panels + block * steps * 64;
+            unsigned char threes = 0;
+            for (int64_t r = 0; r < LANES; r++) {
+                const int64_t row = block * LANES + r;
+                const uint8_t* from = rows + row * width;
+                for (int64_t step = 0; step < steps; step++) {
+                    uint8_t four[4] = {0x55, 0x55, 0x55, 0x55};  // weight 0
+                    if (row < out) memcpy(four, from + 4 * step, static_cast<size_t>(least<int64_t>(4, width - 4 * step)));
+                    for (uint8_t byte : four) threes |= byte & byte >> 1 & 0x55;
+                    memcpy(to + step * 64 + r * 4, four, 4);
+                }
+            }
+            if (threes) bad.store(1, std::memory_order_relaxed);
+        }
+    };
+    bitembed::run_team(threads, 1, work);
+    return bad.load() ? -1 : 0;
+}
+
+void norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes, float* scale,
+                   float* inverse, int threads) {
+    const int64_t block = block_tokens(m, threads), width = code_width(in);
+    Arena arena;
+    const auto lay_out = [&] {
+        return arena.take<char>(threads * (aligned(in * 4 + 64) + aligned(width)));
+    };
+    lay_out();
+    if (!arena.allocate()) return;
+    char* memory = lay_out();
+    auto work = [&](Team& team, int thread) {
+        char* mine = memory + thread * (aligned(in * 4 + 64) + aligned(width));
+        float* scratch = reinterpret_cast<float*>(mine);
+        int8_t* row = reinterpret_cast<int8_t*>(mine + aligned(in * 4 + 64));
+        for (int64_t b; (b = team.next(0)) < blocks_of(m, block);) {
+            for (int64_t t = b * block; t < least(m, (b + 1) * block); t++) {
+                int32_t code_sum;
+                inverse[t] = gain ? inverse_rms(x + t * in, in, eps) : 1.0f;
+                quantize_token(x + t * in, in, gain, inverse[t], scratch, row, scale + t, &code_sum);
+                for (int64_t i = 0; i < width; i += LANES) {  // the order is its own inverse
+                    i8x16 codes_16;
+                    memcpy(&codes_16, row + i, sizeof codes_16);
+                    codes_16 = in_panel_order(codes_16);
+                    memcpy(codes + t * in + i, &codes_16, static_cast<size_t>(least(LANES, in - i)));
+                }
+            }
+        }
+    };
+    bitembed::run_team(threads, 1, work);
+}
+
+// Memory of one thread that quantizes and multiplies blocks of tokens.
+struct BlockScratch {
+    Codes first, second;
+    float *row, *inverse, *inner;
+    void lay_out(Arena& arena, int64_t tokens, int64_t widest, int64_t inner_features) {
+        first = take_codes(arena, tokens, widest);
+        second = take_codes(arena, tokens, widest);
+        row = arena.take<float>(widest + LANES);
+        inverse = arena.take<float>(tokens);
+        inner = arena.take<float>(tokens * inner_features);
+    }
+};
+
+class Scratches {
+public:
+    Scratches(int threads, int64_t tokens, int64_t widest, int64_t inner_features) {
+        BlockScratch unused;
+        arena_.take<BlockScratch>(threads);
+        for (int i = 0; i < threads; i++) unused.lay_out(arena_, tokens, widest, inner_features);
+        if (!arena_.allocate()) return;
+        all_ = arena_.take<BlockScratch>(threads);
+        for (int i = 0; i < threads; i++) all_[i].lay_out(arena_, tokens, widest, inner_features);
+    }
+    explicit operator bool() const { return all_ != nullptr; }
+    BlockScratch& operator[](int thread) { return all_[thread]; }
+
+private:
+    Arena arena_;
+    BlockScratch* all_ = nullptr;
+};
+
+void rms_of_tokens(const bitembed_linear& w, const float* x, int64_t count, float* inverse) {
+    if (w.gain)
+        for (int64_t t = 0; t < count; t++) inverse[t] = inverse_rms(x + t * w.in_features, w.in_features, w.norm_eps);
+}
+
+void linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, void** y, int bf16, int threads) {
+    if (m == 0) return;
+    // A few tokens are quantized by every thread, and the rows of the weights shared out; many tokens are shared out.
+    const bool by_rows = m < 4 * threads;
+    const int64_t block = by_rows ? m : block_tokens(m, threads), in = w[0].in_features;
+    Scratches scratches(threads, block, in, 0);
+    if (!scratches) return;
+    auto work = [&](Team& team, int thread) {
+        BlockScratch& s = scratches[thread];
+        const auto some = [&](int64_t from, int64_t to) {
+            for (int64_t i = 0; i < count; i++) {
+                if (i == 0 || w[i].norm_eps != w[i - 1].norm_eps || !w[i - 1].gain)
+                    rms_of_tokens(w[i], x + from * in, to - from, s.inverse);
+                if (i == 0 || !same_codes(w[i], w[i - 1]))
+                    quantize_tokens(x + from * in, to - from, in, w[i], s.inverse, s.row, s.first);
+                const int64_t blocks = row_blocks(w[i]), out = w[i].out_features;
+                const int64_t share = by_rows ? blocks_of(blocks_of(blocks, team.size), TILE_BLOCKS) * TILE_BLOCKS : blocks;
+                const int64_t begin = by_rows ? least(blocks, thread * share) : 0, end = least(blocks, begin + share);
+                if (bf16) {
+                    linear_bf16(s.first, to - from, w[i], begin, end, static_cast<uint16_t*>(y[i]) + from * out, out);
+                } else {
+                    linear(s.first, to - from, w[i], begin, end, static_cast<float*>(y[i]) + from * out, out);
+                }
+            }
+        };
+        if (by_rows) return some(0, m);
+        for (int64_t b; (b = team.next(0)) < blocks_of(m, block);) some(b * block, least(m, (b + 1) * block));
+    };
+    bitembed::run_team(threads, 1, work);
+}
+
+void feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const bitembed_linear* up,
+                  const bitembed_linear* down, int32_t activation, float* y, int threads) {
+    if (m == 0) return;
+    const int64_t block = block_tokens(m, threads), in = up->in_features, inner = up->out_features;
+    Scratches scratches(threads, block, most(in, inner), inner);
+    if (!scratches) return;
+    const bitembed_linear no_gate = {};
+    const bitembed_linear& first = gate ? *gate : *up;
+    auto work = [&](Team& team, int thread) {
+        BlockScratch& s = scratches[thread];
+        for (int64_t b; (b = team.next(0)) < blocks_of(m, block);) {
+            const int64_t from = b * block, count = least(m, from + block) - from;
+            rms_of_tokens(first, x + from * in, count, s.inverse);
+            quantize_tokens(x + from * in, count, in, first, s.inverse, s.row, s.first);
+            const bool shares = same_codes(first, *up);
+            if (!shares) {
+                rms_of_tokens(*up, x + from * in, count, s.inverse);
+                quantize_tokens(x + from * in, count, in, *up, s.inverse, s.row, s.second);
+            }
+            gated(s.first, shares ? s.first : s.second, count, gate ? *gate : no_gate, *up, activation, s.inner, inner);
+            rms_of_tokens(*down, s.inner, count, s.inverse);
+            quantize_tokens(s.inner, count, inner, *down, s.inverse, s.row, s.first);
+            linear(s.first, count, *down, 0, row_blocks(*down), y + from * down->out_features, down->out_features);
+        }
+    };
+    bitembed::run_team(threads, 1, work);
+}
+
+void rotate(float* x, const int64_t* offsets, int64_t texts, int64_t heads, int64_t head_dim, const bitembed_norm* norm,
+            const float* rotations, int threads) {
+    auto work = [&](Team& team, int) {
+        for (int64_t text; (text = team.next(0)) < texts;) {
+            for (int64_t t = offsets[text]; t < offsets[text + 1]; t++) {
+                const float* rotation = rotations ? rotations + (t - offsets[text]) * head_dim : nullptr;
+                for (int64_t head = 0; head < heads; head++)
+                    rotate_head(x + (t * heads + head) * head_dim, head_dim, *norm, rotation);
+            }
+        }
+    };
+    bitembed::run_team(threads, 1, work);
+}
+
+void attention(const float* q, const float* k, const float* v, const int64_t* offsets, int64_t texts, int64_t heads,
+               int64_t kv_heads, int64_t head_dim, float scale, int32_t causal, int64_t window, float* y, int threads) {
+    int64_t longest = 0;
+    for (int64_t i = 0; i < texts; i++) longest = most(longest, offsets[i + 1] - offsets[i]);
+    const int64_t p_stride = blocks_of(longest + LANES, LANES) * LANES;
+    const int64_t key_floats = blocks_of(longest, LANES) * LANES * head_dim, floats = QUERY_ROWS * p_stride + key_floats;
+    Arena arena;
+    arena.take<float>(threads * floats);
+    if (!arena.allocate()) return;
+    float* memory = arena.take<float>(threads * floats);
+    auto work = [&](Team& team, int thread) {
+        float *p = memory + thread * floats, *keys = p + QUERY_ROWS * p_stride;
+        for (int64_t item; (item = team.next(0)) < texts * heads;) {
+            const int64_t text = item / heads, head = item % heads, kv_head = head * kv_heads / heads;
+            const int64_t start = offsets[text], length = offsets[text + 1] - start;
+            for (int64_t t = 0; t < length; t++)
+                put_key(k + ((start + t) * kv_heads + kv_head) * head_dim, head_dim, t, keys);
+            const HeadMemory held = {keys, v + (start * kv_heads + kv_head) * head_dim, kv_heads * head_dim, head_dim};
+            const int64_t first = (start * heads + head) * head_dim, stride = heads * head_dim;
+            attend_range(q + first, stride, 0, length, length, held, scale, causal != 0, window, p, p_stride, y + first,
+                         stride);
+        }
+    };
+    bitembed::run_team(threads, 1, work);
+}
+
+void lookup(const bitembed_table* table, const int64_t* ids, int64_t n, float* y, int threads) {
+    auto work = [&](Team& team, int) {
+        for (int64_t b; (b = team.next(0)) < blocks_of(n, BLOCK_TOKENS);)
+            for (int64_t i = b * BLOCK_TOKENS; i < least(n, (b + 1) * BLOCK_TOKENS); i++)
+                look_up(*table, ids[i], y + i * table->dimension, false);
+    };
+    bitembed::run_team(threads, 1, work);
+}
+
+void pool(const float* states, const int64_t* offsets, int64_t texts, int64_t features, const bitembed_norm* norm,
+          int32_t pooling, float* y, int threads) {
+    Arena arena;
+    arena.take<float>(threads * features);
+    if (!arena.allocate()) return;
+    float* rows = arena.take<float>(threads * features);
+    auto work = [&](Team& team, int thread) {
+        for (int64_t i; (i = team.next(0)) < texts;)
+            pool_text(states + offsets[i] * features, offsets[i + 1] - offsets[i], features, *norm, pooling,
+                      rows + thread * features, y + i * features);
+    };
+    bitembed::run_team(threads, 1, work);
+}
+
+int encode(const bitembed_encoder* encoder, const int64_t* ids, const int64_t* offsets, int64_t texts, float* y,
+           int threads) {
+    if (texts == 0) return 0;
+    EncoderRun run(*encoder, ids, offsets, texts, y);
+    return run.run(threads) ? 0 : -1;
+}
+
+}  // namespace
+
+const bitembed::Kernels& bitembed::BITEMBED_KERNELS() {
+    static const Kernels kernels = {BITEMBED_NAME, pack_panels, norm_quantize, linears, feed_forward, rotate,
+                                    attention,     lookup,      pool,          encode,  peak_gops};
+    return kernels;
+}

@@ -1,0 +1,30 @@
+// What one instruction set offers: the operations of the C interface, compiled for it.
+#pragma once
+
+#include "bitembed_cpu.h"
+
+namespace bitembed {
+
+struct Kernels {
+    const char* name;
+    decltype(&bitembed_pack_panels) pack_panels;
+    decltype(&bitembed_norm_quantize) norm_quantize;
+    decltype(&bitembed_linears) linears;
+    decltype(&bitembed_feed_forward) feed_forward;
+    decltype(&bitembed_rotate) rotate;
+    decltype(&bitembed_attention) attention;
+    decltype(&bitembed_lookup) lookup;
+    decltype(&bitembed_pool) pool;
+    decltype(&bitembed_encode) encode;
+    decltype(&bitembed_peak_gops) peak_gops;
+};
+
+// Defined where the library is compiled for that instruction set.
+const Kernels& scalar_kernels();
+const Kernels& avx2_kernels();
+const Kernels& avx_vnni_kernels();
+const Kernels& avx512_vnni_kernels();
+const Kernels& neon_dotprod_kernels();
+const Kernels& neon_i8mm_kernels();
+
+}  // namespace bitembed

@@ -1,0 +1,196 @@
+// Sixteen floats at a time, in the compiler's vector extensions: one source for every instruction set.
+//
+// Reductions have one fixed order, so results do not depend on the width of the machine's registers, only on whether it
+// can fuse a product and a sum.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define BITEMBED_UNROLL _Pragma("GCC unroll 16")
+
+namespace {
+
+using f32x16 = float __attribute__((vector_size(64)));
+using f32x8 = float __attribute__((vector_size(32)));
+using f32x4 = float __attribute__((vector_size(16)));
+using i32x16 = int32_t __attribute__((vector_size(64)));
+using i32x8 = int32_t __attribute__((vector_size(32)));
+using i32x4 = int32_t __attribute__((vector_size(16)));
+using u32x16 = uint32_t __attribute__((vector_size(64)));
+using u16x16 = uint16_t __attribute__((vector_size(32)));
+using i8x16 = int8_t __attribute__((vector_size(16)));
+
+constexpr int64_t LANES = 16;
+
+template <class T>
+inline T least(T a, T b) {
+    return b < a ? b : a;
+}
+template <class T>
+inline T most(T a, T b) {
+    return a < b ? b : a;
+}
+inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+inline f32x16 splat(float value) { return value - f32x16{}; }
+inline i32x16 splat(int32_t value) { return value - i32x16{}; }
+
+inline f32x16 load(const float* from) {
+    f32x16 v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+inline void store(float* to, f32x16 v) { memcpy(to, &v, sizeof v); }
+
+// The first n of sixteen (n may be more); what is beyond is 0, and is not written.
+inline f32x16 load(const float* from, int64_t n) {
+    if (n >= LANES) return load(from);
+    f32x16 v = {};
+    if (n > 0) memcpy(&v, from, static_cast<size_t>(n) * sizeof(float));
+    return v;
+}
+inline void store(float* to, f32x16 v, int64_t n) {
+    if (n >= LANES) return store(to, v);
+    if (n > 0) memcpy(to, &v, static_cast<size_t>(n) * sizeof(float));
+}
+
+template <class To, class From>
+inline To bits(From v) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    memcpy(&to, &v, sizeof to);
+    return to;
+}
+
+inline f32x16 to_float(i32x16 v) { return __builtin_convertvector(v, f32x16); }
+
+inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
+inline f32x16 absolute(f32x16 v) { return bits<f32x16>(bits<i32x16>(v) & 0x7fffffff); }
+
+// a b + c, rounded once where the machine can.
+inline f32x16 fused(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+    return bits<f32x16>(_mm512_fmadd_ps(bits<__m512>(a), bits<__m512>(b), bits<__m512>(c)));
+#elif defined(__FMA__)
+    __m256 x[2], y[2], z[2];
+    memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y), memcpy(z, &c, sizeof z);
+    BITEMBED_UNROLL for (int i = 0; i < 2; i++) z[i] = _mm256_fmadd_ps(x[i], y[i], z[i]);
+    memcpy(&c, z, sizeof c);
+    return c;
+#elif defined(__aarch64__)
+    float32x4_t x[4], y[4], z[4];
+    memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y), memcpy(z, &c, sizeof z);
+    BITEMBED_UNROLL for (int i = 0; i < 4; i++) z[i] = vfmaq_f32(z[i], x[i], y[i]);
+    memcpy(&c, z, sizeof c);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+inline f32x16 fused(f32x16 a, f32x16 b, float c) { return fused(a, b, splat(c)); }
+
+inline float sum(f32x16 v) {
+    f32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+              __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    f32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
+    return (b[0] + b[2]) + (b[1] + b[3]);
+}
+inline int32_t sum(i32x16 v) {
+    i32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+              __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    i32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
+    return (b[0] + b[2]) + (b[1] + b[3]);
+}
+inline float largest(f32x16 v) {
+    float y = v[0];
+    for (int i = 1; i < LANES; i++) y = v[i] > y ? v[i] : y;
+    return y;
+}
+
+// Whether a lane of a comparison is true.
+inline bool any(i32x16 mask) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask(bits<__m512i>(mask), bits<__m512i>(mask)) != 0;
+#else
+    i32x8 a = __builtin_shufflevector(mask, mask, 0, 1, 2, 3, 4, 5, 6, 7) |
+              __builtin_shufflevector(mask, mask, 8, 9, 10, 11, 12, 13, 14, 15);
+    i32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) | __builtin_shufflevector(a, a, 4, 5, 6, 7);
+    return ((b[0] | b[2]) | (b[1] | b[3])) != 0;
+#endif
+}
+
+// 1.5 * 2^23: adding it leaves the nearest integer (ties to even) in the low bits, for |v| < 2^22.
+constexpr float ROUNDER = 12582912.0f;
+inline f32x16 nearest(f32x16 v) {
+    f32x16 shifted = v + ROUNDER;
+    return shifted - ROUNDER;
+}
+inline i32x16 nearest_integer(f32x16 v) {
+    return bits<i32x16>(bits<u32x16>(v + ROUNDER) - bits<uint32_t>(ROUNDER));
+}
+
+// Coefficients are minimax fits of our own; the errors were measured against double precision.
+
+// e^v, relative error below 3e-7; 0 below -87, NaN for NaN.
+inline f32x16 exponential(f32x16 v) {
+    f32x16 x = v < splat(-87.0f) ? splat(-87.0f) : v;
+    x = x > splat(88.0f) ? splat(88.0f) : x;
+    const f32x16 power = nearest(x * 1.44269504f);
+    const f32x16 t = fused(power, splat(2.12194440e-4f), fused(power, splat(-0.693359375f), x)) * 1.44269504f;
+    f32x16 y = splat(1.5478018e-4f);
+    y = fused(y, t, 1.3400431e-3f);
+    y = fused(y, t, 9.617995e-3f);
+    y = fused(y, t, 5.550327e-2f);
+    y = fused(y, t, 0.24022652f);
+    y = fused(y, t, 0.6931472f);
+    y = fused(y, t, 1.0f);
+    y = bits<f32x16>(bits<u32x16>(y) + (bits<u32x16>(nearest_integer(power)) << 23));
+    y = v < splat(-87.0f) ? f32x16{} : y;
+    return v == v ? y : v;
+}
+
+// erf(v), absolute error below 3e-7.
+inline f32x16 error_function(f32x16 v) {
+    const f32x16 a = absolute(v) > splat(4.0f) ? splat(4.0f) : absolute(v);
+    const f32x16 s = a * a;
+    f32x16 small = splat(7.889119e-05f);
+    small = fused(small, s, -8.020841e-4f);
+    small = fused(small, s, 5.189535e-3f);
+    small = fused(small, s, -2.6854444e-2f);
+    small = fused(small, s, 0.112836f);
+    small = fused(small, s, -0.37612626f);
+    small = fused(small, s, 1.1283791f) * a;
+    f32x16 large = splat(2.5153406e-7f);  // log(1 - erf)
+    large = fused(large, a, -2.5317533e-5f);
+    large = fused(large, a, 4.6380327e-4f);
+    large = fused(large, a, -4.28243e-3f);
+    large = fused(large, a, 2.5373645e-2f);
+    large = fused(large, a, -0.108639106f);
+    large = fused(large, a, -0.63303953f);
+    large = fused(large, a, -1.1296612f);
+    large = 1.0f - exponential(fused(large, a, 2.0436493e-4f));
+    const f32x16 y = a < splat(1.0f) ? small : large;
+    return bits<f32x16>(bits<u32x16>(y) | (bits<u32x16>(v) & 0x80000000u));
+}
+
+inline float float_of_half(uint16_t half) {
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+    const uint32_t rest = static_cast<uint32_t>(half & 0x7fff) << 13;
+    // As a float32 the number is 2^112 too small, subnormal ones included; infinities and NaN keep their exponent.
+    const float value = bits<float>(rest) * 5.192296858534828e33f;
+    return bits<float>(sign | ((half & 0x7c00) == 0x7c00 ? (rest | 0x7f800000u) : bits<uint32_t>(value)));
+}
+
+inline uint16_t bfloat16_of(float value) {
+    const uint32_t u = bits<uint32_t>(value);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40);
+    return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+}  // namespace
