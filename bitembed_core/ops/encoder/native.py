@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bitembed_core.bitlinear import BitLinear
-from bitembed_core.embedding_table import GROUP, QuantizedEmbedding
+from bitembed_core.embedding_table import QuantizedEmbedding
 from bitembed_core.ops import library
 from bitembed_core.ops.encoder.architecture import LayerPart, NormPart, describe
+from bitembed_core.ops.rows.native import table_operand
 from bitembed_core.ops.ternary_linear import Norm
 from bitembed_core.pooling import PoolingMode
 
@@ -116,25 +117,14 @@ class NativeEncoder:
     def _table(self, embedding: nn.Module | None) -> library.Table:
         if embedding is None:
             return library.Table()
-        precision: str
         if isinstance(embedding, QuantizedEmbedding):
-            rows, scale, precision = embedding.table.detach(), embedding.scale, embedding.precision
-            multiplier, dimension = embedding.multiplier, embedding.dimension
-        else:
-            assert isinstance(embedding, nn.Embedding)
-            rows, scale, precision = self._keep(embedding.weight), None, "float32"
-            multiplier, dimension = (
-                float(getattr(embedding, "scalar_embed_scale", 1.0)),
-                embedding.embedding_dim,
-            )
-        self._kept += [rows] if scale is None else [rows, scale]
+            self._kept += [t for t in (embedding.table, embedding.scale) if t is not None]
+            return table_operand(embedding)
+        assert isinstance(embedding, nn.Embedding)
+        multiplier = float(getattr(embedding, "scalar_embed_scale", 1.0))
+        rows = library.pointer(self._keep(embedding.weight))
         return library.Table(
-            library.pointer(rows),
-            library.pointer(scale),
-            dimension,
-            GROUP.get(precision, 1),
-            library.PRECISIONS[precision],
-            multiplier,
+            rows, None, embedding.embedding_dim, 1, library.PRECISIONS["float32"], multiplier
         )
 
     def _keep(self, tensor: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ constexpr int64_t MOST_BLOCK_TOKENS = 64;
 
 // Tokens of a block: as many as share the reading of the weights well, but no fewer blocks than threads.
 inline int64_t block_tokens(int64_t tokens, int threads) {
+    if (tokens == 0) return 1;
     const int64_t blocks = most<int64_t>(blocks_of(tokens, MOST_BLOCK_TOKENS), least<int64_t>(threads, blocks_of(tokens, 4)));
     const int64_t even = blocks_of(blocks, threads) * threads;
     return most<int64_t>(1, blocks_of(tokens, blocks < threads ? blocks : even));

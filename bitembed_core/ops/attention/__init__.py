@@ -1,0 +1,1 @@
+"""Attention of several texts that lie one after another without padding; rotary positions."""

@@ -1,0 +1,1 @@
+"""Rows of embedding tables, and the pooled vectors of texts. References: `QuantizedEmbedding`, `pooling.pool`."""
