@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint notebooks bench clean
+.PHONY: demo test test-sanitized test-arm lint notebooks bench clean
 
 NATIVE := $(wildcard kernels/cpu/CMakeLists.txt kernels/cpu/include/* kernels/cpu/src/*)
 
@@ -25,6 +25,17 @@ lint: $(READY)
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-sanitized:  ## native operations under AddressSanitizer and UndefinedBehaviorSanitizer
+	cmake -S kernels/cpu -B build/sanitized -DBITEMBED_SANITIZE=ON
+	cmake --build build/sanitized -j2 --target adversarial
+	build/sanitized/adversarial
+
+test-arm:  ## native operations for ARM, under qemu (Debian: qemu-user, g++-aarch64-linux-gnu)
+	cmake -S kernels/cpu -B build/arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	cmake --build build/arm -j2 --target adversarial
+	qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu build/arm/adversarial
 
 notebooks: $(READY)  ## open the notebooks in a browser
 	$(BIN)/marimo edit notebooks/

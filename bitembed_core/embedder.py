@@ -74,6 +74,7 @@ class BitEmbedder:
             self._load_tokenizer = tokenizer
         self._told_of_cuts = False
         self._native: NativeEncoder | None = None
+        self._layer_by_layer = False
         self._use_kernel(kernel)
 
     @classmethod
@@ -366,19 +367,18 @@ class BitEmbedder:
 
     def _use_kernel(self, name: str) -> None:
         self._kernel = use_kernel(self.model, name)
-        self._native = None
+        self._native, self._layer_by_layer = None, False
 
     def _native_encoder(self) -> NativeEncoder | None:
         """The native form of the model as it is now, where its kernel is native and the architecture is known to it."""
-        if self._kernel != "native" or self.device.type != "cpu":
+        if self._kernel != "native" or self._layer_by_layer or self.device.type != "cpu":
             return None
         if self._native is None or not self._native.is_current(self.pooling):
             try:
                 self._native = NativeEncoder(self.model, self.pooling)
             except NotDescribed as reason:
                 logger.warning("the model runs layer by layer, not in the native encoder: %s", reason)
-                self._kernel = use_kernel(self.model, "native")
-                self._native = None
+                self._layer_by_layer = True
                 return None
         return self._native
 

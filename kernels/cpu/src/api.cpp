@@ -10,15 +10,8 @@ namespace {
 
 using bitembed::Kernels;
 
-bool has_avx2() {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return false;
-#endif
-}
-
-#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 // CPUID leaf 7, subleaf 1, EAX bit 4; older compilers do not know the name.
 bool has_avx_vnni() {
     unsigned a, b, c, d;

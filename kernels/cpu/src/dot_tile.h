@@ -9,10 +9,36 @@
 
 namespace {
 
-// acc[t * TILE_OUTPUTS + n]: the sums of token t and row n of the tile's first T tokens and 16 B rows.
-//
-// `codes` is the first token's; tokens lie `stride` bytes apart. `panel` is the first block; blocks lie `block_bytes` apart,
-// each with `steps` times 64 bytes for 16 activations.
+// The tokens of a tile and the blocks of the weight that meet them.
+struct TileInput {
+    const int8_t* codes;  // of the first token; tokens lie `stride` bytes apart
+    int64_t stride;
+    const uint8_t* panel;  // the first block; blocks lie `block_bytes` apart, with 64 bytes for 16 activations, `steps` times
+    int64_t block_bytes;
+    int64_t steps;
+    const int32_t* code_sum;  // (T,)
+};
+
+// y[t * stride + n] = sum * (scale[t] * weight_scale) + bias[n]; all 16 B values of a token are written.
+struct TileOutput {
+    const float* scale;  // (T,)
+    float weight_scale;
+    const float* bias;  // (16 B,) or NULL
+    float* y;
+    int64_t stride;
+};
+
+template <int T, int B>
+inline void finish(const i32x16 (&sums)[T][B], const TileOutput& to) {
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+        const float scale = to.scale[t] * to.weight_scale;
+        BITEMBED_UNROLL for (int b = 0; b < B; b++) {
+            const f32x16 y = to_float(sums[t][b]) * scale;
+            store(to.y + t * to.stride + b * LANES, to.bias ? y + load(to.bias + b * LANES) : y);
+        }
+    }
+}
+
 #if defined(__AVX512VNNI__)
 
 constexpr int TILE_TOKENS = 8, TILE_BLOCKS = 3;
@@ -23,14 +49,17 @@ inline void dot(__m512i& acc, __m512i weights, __m512i codes) {
 }
 
 template <int T, int B>
-void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
-              const int32_t* code_sum, int32_t* sums) {
+void dot_tile(const TileInput& in, const TileOutput& to) {
+    const int8_t* codes = in.codes;
+    const uint8_t* panel = in.panel;
+    const int64_t stride = in.stride;
+    const int64_t block_bytes = in.block_bytes;
     __m512i acc[T][B];
     BITEMBED_UNROLL for (int t = 0; t < T; t++) {
-        BITEMBED_UNROLL for (int b = 0; b < B; b++) acc[t][b] = _mm512_set1_epi32(-code_sum[t]);
+        BITEMBED_UNROLL for (int b = 0; b < B; b++) acc[t][b] = _mm512_set1_epi32(-in.code_sum[t]);
     }
     const __m512i field_mask = _mm512_set1_epi8(3);
-    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+    for (int64_t step = 0; step < in.steps; step++, panel += 64, codes += 16) {
         BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
             __m512i weights[B];
             BITEMBED_UNROLL for (int b = 0; b < B; b++) {
@@ -45,7 +74,12 @@ void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t
         }
     }
     BITEMBED_UNROLL for (int t = 0; t < T; t++) {
-        BITEMBED_UNROLL for (int b = 0; b < B; b++) _mm512_storeu_si512(sums + (t * B + b) * LANES, acc[t][b]);
+        const __m512 scale = _mm512_set1_ps(to.scale[t] * to.weight_scale);
+        BITEMBED_UNROLL for (int b = 0; b < B; b++) {
+            __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[t][b]), scale);
+            if (to.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(to.bias + b * LANES));
+            _mm512_storeu_ps(to.y + t * to.stride + b * LANES, y);
+        }
     }
 }
 
@@ -56,14 +90,15 @@ void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t
 constexpr int TILE_TOKENS = 5, TILE_BLOCKS = 1;
 
 template <int T, int B>
-void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
-              const int32_t* code_sum, int32_t* sums) {
+void dot_tile(const TileInput& in, const TileOutput& to) {
+    const int8_t* codes = in.codes;
+    const uint8_t* panel = in.panel;
+    const int64_t stride = in.stride;
     static_assert(B == 1);
-    (void)block_bytes;
     __m256i acc[T][2];
-    BITEMBED_UNROLL for (int t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_set1_epi32(-code_sum[t]);
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_set1_epi32(-in.code_sum[t]);
     const __m256i field_mask = _mm256_set1_epi8(3);
-    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+    for (int64_t step = 0; step < in.steps; step++, panel += 64, codes += 16) {
         BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
             __m256i weights[2];
             BITEMBED_UNROLL for (int h = 0; h < 2; h++) {
@@ -78,10 +113,9 @@ void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t
             }
         }
     }
-    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
-        BITEMBED_UNROLL for (int h = 0; h < 2; h++)
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + t * LANES + 8 * h), acc[t][h]);
-    }
+    i32x16 sums[T][1];
+    memcpy(sums, acc, sizeof sums);
+    finish<T, 1>(sums, to);
 }
 
 #else
@@ -90,18 +124,18 @@ constexpr int TILE_TOKENS = 4, TILE_BLOCKS = 1;
 constexpr int64_t STEPS_IN_16_BITS = 16;  // 64 sums of two products, at most 508 each: 32512
 
 template <int T, int B>
-void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
-              const int32_t* code_sum, int32_t* sums) {
+void dot_tile(const TileInput& in, const TileOutput& to) {
+    const int8_t* codes = in.codes;
+    const uint8_t* panel = in.panel;
+    const int64_t stride = in.stride;
     static_assert(B == 1);
-    (void)block_bytes;
-    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
-        for (int n = 0; n < LANES; n++) sums[t * LANES + n] = -code_sum[t];
-    }
+    __m256i sums[T][2];
+    BITEMBED_UNROLL for (int t = 0; t < T; t++) sums[t][0] = sums[t][1] = _mm256_set1_epi32(-in.code_sum[t]);
     const __m256i field_mask = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
-    for (int64_t first = 0; first < steps; first += STEPS_IN_16_BITS) {
+    for (int64_t first = 0; first < in.steps; first += STEPS_IN_16_BITS) {
         __m256i acc[T][2];
         BITEMBED_UNROLL for (int t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_setzero_si256();
-        const int64_t last = least(steps, first + STEPS_IN_16_BITS);
+        const int64_t last = least(in.steps, first + STEPS_IN_16_BITS);
         for (int64_t step = first; step < last; step++, panel += 64, codes += 16) {
             BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
                 __m256i weights[2];
@@ -118,12 +152,13 @@ void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t
             }
         }
         BITEMBED_UNROLL for (int t = 0; t < T; t++) {
-            BITEMBED_UNROLL for (int h = 0; h < 2; h++) {
-                __m256i* to = reinterpret_cast<__m256i*>(sums + t * LANES + 8 * h);
-                _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to), _mm256_madd_epi16(acc[t][h], ones)));
-            }
+            BITEMBED_UNROLL for (int h = 0; h < 2; h++)
+                sums[t][h] = _mm256_add_epi32(sums[t][h], _mm256_madd_epi16(acc[t][h], ones));
         }
     }
+    i32x16 all[T][1];
+    memcpy(all, sums, sizeof all);
+    finish<T, 1>(all, to);
 }
 
 #endif
@@ -135,18 +170,19 @@ constexpr int TILE_TOKENS = 4, TILE_BLOCKS = 1;
 // Two tokens and two rows at a time: a lane pair of `acc` is [t0 r0, t0 r1, t1 r0, t1 r1]. An odd last token is paired with
 // itself.
 template <int T, int B>
-void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
-              const int32_t* code_sum, int32_t* sums) {
+void dot_tile(const TileInput& in, const TileOutput& to) {
+    const int8_t* codes = in.codes;
+    const uint8_t* panel = in.panel;
+    const int64_t stride = in.stride;
     static_assert(B == 1);
-    (void)block_bytes;
     constexpr int PAIRS = (T + 1) / 2;
     int32x4_t acc[PAIRS][8];
     BITEMBED_UNROLL for (int p = 0; p < PAIRS; p++) {
-        const int32_t first = -code_sum[2 * p], second = 2 * p + 1 < T ? -code_sum[2 * p + 1] : first;
+        const int32_t first = -in.code_sum[2 * p], second = 2 * p + 1 < T ? -in.code_sum[2 * p + 1] : first;
         BITEMBED_UNROLL for (int r = 0; r < 8; r++) acc[p][r] = vcombine_s32(vdup_n_s32(first), vdup_n_s32(second));
     }
     const uint8x16_t field_mask = vdupq_n_u8(3);
-    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+    for (int64_t step = 0; step < in.steps; step++, panel += 64, codes += 16) {
         BITEMBED_UNROLL for (int half = 0; half < 2; half++) {
             int8x16_t tokens[PAIRS];
             BITEMBED_UNROLL for (int p = 0; p < PAIRS; p++) {
@@ -167,10 +203,14 @@ void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t
             }
         }
     }
+    i32x16 sums[T][1];
     BITEMBED_UNROLL for (int t = 0; t < T; t++) {
+        int32x2_t pairs[8];
         BITEMBED_UNROLL for (int r = 0; r < 8; r++)
-            vst1_s32(sums + t * LANES + 2 * r, t % 2 ? vget_high_s32(acc[t / 2][r]) : vget_low_s32(acc[t / 2][r]));
+            pairs[r] = t % 2 ? vget_high_s32(acc[t / 2][r]) : vget_low_s32(acc[t / 2][r]);
+        memcpy(&sums[t], pairs, sizeof pairs);
     }
+    finish<T, 1>(sums, to);
 }
 
 #elif defined(__ARM_FEATURE_DOTPROD)
@@ -178,16 +218,17 @@ void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t
 constexpr int TILE_TOKENS = 4, TILE_BLOCKS = 1;
 
 template <int T, int B>
-void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
-              const int32_t* code_sum, int32_t* sums) {
+void dot_tile(const TileInput& in, const TileOutput& to) {
+    const int8_t* codes = in.codes;
+    const uint8_t* panel = in.panel;
+    const int64_t stride = in.stride;
     static_assert(B == 1);
-    (void)block_bytes;
     int32x4_t acc[T][4];
     BITEMBED_UNROLL for (int t = 0; t < T; t++) {
-        BITEMBED_UNROLL for (int q = 0; q < 4; q++) acc[t][q] = vdupq_n_s32(-code_sum[t]);
+        BITEMBED_UNROLL for (int q = 0; q < 4; q++) acc[t][q] = vdupq_n_s32(-in.code_sum[t]);
     }
     const uint8x16_t field_mask = vdupq_n_u8(3);
-    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+    for (int64_t step = 0; step < in.steps; step++, panel += 64, codes += 16) {
         int8x16_t tokens[T];
         BITEMBED_UNROLL for (int t = 0; t < T; t++) tokens[t] = vld1q_s8(codes + t * stride);
         BITEMBED_UNROLL for (int q = 0; q < 4; q++) {
@@ -204,9 +245,9 @@ void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t
             }
         }
     }
-    BITEMBED_UNROLL for (int t = 0; t < T; t++) {
-        BITEMBED_UNROLL for (int q = 0; q < 4; q++) vst1q_s32(sums + t * LANES + 4 * q, acc[t][q]);
-    }
+    i32x16 sums[T][1];
+    memcpy(sums, acc, sizeof sums);
+    finish<T, 1>(sums, to);
 }
 
 #else
@@ -214,16 +255,19 @@ void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t
 constexpr int TILE_TOKENS = 1, TILE_BLOCKS = 1;
 
 template <int T, int B>
-void dot_tile(const int8_t* codes, int64_t stride, const uint8_t* panel, int64_t block_bytes, int64_t steps,
-              const int32_t* code_sum, int32_t* sums) {
+void dot_tile(const TileInput& in, const TileOutput& to) {
+    const int8_t* codes = in.codes;
+    const uint8_t* panel = in.panel;
+    const int64_t stride = in.stride;
     static_assert(T == 1 && B == 1);
-    (void)stride, (void)block_bytes;
-    for (int n = 0; n < LANES; n++) sums[n] = -code_sum[0];
-    for (int64_t step = 0; step < steps; step++, panel += 64, codes += 16) {
+    (void)stride;
+    i32x16 sums[1][1] = {{splat(-in.code_sum[0])}};
+    for (int64_t step = 0; step < in.steps; step++, panel += 64, codes += 16) {
         for (int n = 0; n < LANES; n++) {
-            for (int i = 0; i < 16; i++) sums[n] += (panel[4 * n + i % 4] >> (2 * (i / 4)) & 3) * codes[i];
+            for (int i = 0; i < 16; i++) sums[0][0][n] += (panel[4 * n + i % 4] >> (2 * (i / 4)) & 3) * codes[i];
         }
     }
+    finish<T, 1>(sums, to);
 }
 
 #endif

@@ -5,9 +5,9 @@
 
 namespace {
 
-constexpr int64_t TILE_SUMS = TILE_TOKENS * TILE_BLOCKS * LANES;
+constexpr int64_t TILE_WIDTH = TILE_BLOCKS * LANES;
 
-using DotTile = void (*)(const int8_t*, int64_t, const uint8_t*, int64_t, int64_t, const int32_t*, int32_t*);
+using DotTile = void (*)(const TileInput&, const TileOutput&);
 
 template <int T, int B>
 constexpr DotTile tile_or_null() {
@@ -26,53 +26,63 @@ static_assert(TILE_TOKENS <= 8 && TILE_BLOCKS <= 3);
 inline int64_t row_blocks(const bitembed_linear& w) { return blocks_of(w.out_features, LANES); }
 inline int64_t steps_of(const bitembed_linear& w) { return blocks_of(w.in_features, LANES); }
 
-// Calls done(token, row, scale, sums of the token, how many of 16 rows, blocks) for all tiles of tokens [0, count) and
-// the blocks [from, to) of w.
+// A tile's values where there is no room for all of them: (TILE_TOKENS, TILE_WIDTH).
+struct TileBuffer {
+    float y[TILE_TOKENS * TILE_WIDTH];
+    float bias[TILE_WIDTH];
+};
+
+// Computes every tile of tokens [0, count) and the blocks [from, to) of w and calls done(token, row, tokens, rows, values,
+// how far apart the tokens' values lie) for it. `direct` is where the values belong, (count, stride), or NULL when only `done` uses them. Tiles that are cut off by the
+// last row go through a buffer.
 template <class Done>
-inline void for_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, Done done) {
-    const int64_t steps = steps_of(w), block_bytes = steps * 64;
-    int32_t sums[TILE_SUMS];
+inline void for_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* direct,
+                      int64_t stride, Done done) {
+    TileBuffer buffer;
+    TileInput in = {nullptr, x.stride, nullptr, steps_of(w) * 64, steps_of(w), nullptr};
     for (int64_t block = from; block < to; block += TILE_BLOCKS) {
-        const int64_t blocks = least<int64_t>(TILE_BLOCKS, to - block);
-        const uint8_t* panel = w.panels + block * block_bytes;
+        const int64_t blocks = least<int64_t>(TILE_BLOCKS, to - block), row = block * LANES;
+        const int64_t rows = least(blocks * LANES, w.out_features - row);
+        const bool buffered = !direct || rows < blocks * LANES;
+        const float* bias = w.bias ? w.bias + row : nullptr;
+        if (bias && rows < blocks * LANES) {
+            memcpy(buffer.bias, bias, static_cast<size_t>(rows) * sizeof(float));
+            for (int64_t i = rows; i < blocks * LANES; i++) buffer.bias[i] = 0.0f;
+            bias = buffer.bias;
+        }
+        in.panel = w.panels + block * in.block_bytes;
         for (int64_t t = 0; t < count;) {
             // Even tiles: 9 tokens are 5 and 4, not 8 and 1.
             const int64_t tokens = blocks_of(count - t, blocks_of(count - t, TILE_TOKENS));
-            TILES[tokens - 1][blocks - 1](x.codes + t * x.stride, x.stride, panel, block_bytes, steps, x.sum + t, sums);
-            for (int64_t i = 0; i < tokens; i++)
-                done(t + i, block * LANES, x.scale[t + i] * w.scale, sums + i * blocks * LANES, blocks);
+            in.codes = x.codes + t * x.stride, in.code_sum = x.sum + t;
+            float* values = buffered ? buffer.y : direct + t * stride + row;
+            const int64_t apart = buffered ? TILE_WIDTH : stride;
+            TILES[tokens - 1][blocks - 1](in, {x.scale + t, w.scale, bias, values, apart});
+            done(t, row, tokens, rows, values, apart);
             t += tokens;
         }
     }
 }
 
-inline f32x16 scaled(const int32_t* sums, float scale, const float* bias, int64_t n) {
-    i32x16 integer;
-    memcpy(&integer, sums, sizeof integer);
-    const f32x16 y = to_float(integer) * scale;
-    return bias ? y + load(bias, n) : y;
-}
-
 // y[t * stride + n] for the blocks [from, to) of w.
 inline void linear(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* y,
                    int64_t stride) {
-    for_tiles(x, count, w, from, to, [&](int64_t t, int64_t row, float scale, const int32_t* sums, int64_t blocks) {
-        for (int64_t b = 0; b < blocks; b++, row += LANES) {
-            const int64_t n = w.out_features - row;
-            store(y + t * stride + row, scaled(sums + b * LANES, scale, w.bias ? w.bias + row : nullptr, n), n);
-        }
-    });
+    for_tiles(x, count, w, from, to, y, stride,
+              [&](int64_t t, int64_t row, int64_t tokens, int64_t rows, const float* values, int64_t apart) {
+                  if (values == y + t * stride + row) return;
+                  for (int64_t i = 0; i < tokens; i++)
+                      memcpy(y + (t + i) * stride + row, values + i * apart, static_cast<size_t>(rows) * sizeof(float));
+              });
 }
 
 inline void linear_bf16(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, uint16_t* y,
                         int64_t stride) {
-    for_tiles(x, count, w, from, to, [&](int64_t t, int64_t row, float scale, const int32_t* sums, int64_t blocks) {
-        for (int64_t b = 0; b < blocks; b++, row += LANES) {
-            const int64_t n = least(LANES, w.out_features - row);
-            const f32x16 v = scaled(sums + b * LANES, scale, w.bias ? w.bias + row : nullptr, n);
-            for (int64_t i = 0; i < n; i++) y[t * stride + row + i] = bfloat16_of(v[i]);
-        }
-    });
+    for_tiles(x, count, w, from, to, nullptr, 0,
+              [&](int64_t t, int64_t row, int64_t tokens, int64_t rows, const float* values, int64_t apart) {
+                  for (int64_t i = 0; i < tokens; i++)
+                      for (int64_t n = 0; n < rows; n++)
+                          y[(t + i) * stride + row + n] = bfloat16_of(values[i * apart + n]);
+              });
 }
 
 inline f32x16 activated(f32x16 v, int32_t activation) {
@@ -87,14 +97,16 @@ inline void gated(const Codes& x_gate, const Codes& x_up, int64_t count, const b
     for (int64_t block = 0; block < row_blocks(up); block += TILE_BLOCKS) {
         const int64_t end = least<int64_t>(block + TILE_BLOCKS, row_blocks(up));
         if (gate.panels) linear(x_gate, count, gate, block, end, y, stride);
-        for_tiles(x_up, count, up, block, end, [&](int64_t t, int64_t row, float scale, const int32_t* sums, int64_t blocks) {
-            for (int64_t b = 0; b < blocks; b++, row += LANES) {
-                const int64_t n = up.out_features - row;
-                float* to = y + t * stride + row;
-                const f32x16 v = scaled(sums + b * LANES, scale, up.bias ? up.bias + row : nullptr, n);
-                store(to, gate.panels ? activated(load(to, n), activation) * v : activated(v, activation), n);
-            }
-        });
+        for_tiles(x_up, count, up, block, end, nullptr, 0,
+                  [&](int64_t t, int64_t row, int64_t tokens, int64_t rows, const float* values, int64_t apart) {
+                      for (int64_t i = 0; i < tokens; i++) {
+                          float* to = y + (t + i) * stride + row;
+                          for (int64_t n = 0; n < rows; n += LANES) {
+                              const f32x16 v = load(values + i * apart + n), g = gate.panels ? load(to + n, rows - n) : v;
+                              store(to + n, gate.panels ? activated(g, activation) * v : activated(v, activation), rows - n);
+                          }
+                      }
+                  });
     }
 }
 

@@ -71,40 +71,44 @@ inline void normalise(const float* x, int64_t n, const bitembed_norm& norm, floa
     }
 }
 
+// Calls step(i, how many of sixteen) for all of n.
+template <class Step>
+inline void in_sixteens(int64_t n, Step step) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) step(i, LANES);
+    if (i < n) step(i, n - i);
+}
+
 // Quantize one token x (n,), normalised with `gain` and `factor` first if there is a gain. `scratch` holds n floats.
 inline void quantize_token(const float* x, int64_t n, const float* gain, float factor, float* scratch, int8_t* codes,
                            float* scale, int32_t* code_sum) {
-    f32x16 peak = {};
+    // Sizes are compared as integers: that is faster, and NaN counts as the largest, so that it reaches the result.
+    i32x16 peak = {};
     if (gain) {
-        for (int64_t i = 0; i < n; i += LANES) {
-            const f32x16 v = load(x + i, n - i) * factor * load(gain + i, n - i);
-            store(scratch + i, v, n - i);
-            peak = larger(absolute(v), peak);
-        }
+        in_sixteens(n, [&](int64_t i, int64_t some) {
+            const f32x16 v = load(x + i, some) * factor * load(gain + i, some);
+            store(scratch + i, v, some);
+            peak = larger(bits<i32x16>(absolute(v)), peak);
+        });
         x = scratch;
     } else {
-        for (int64_t i = 0; i < n; i += LANES) peak = larger(absolute(load(x + i, n - i)), peak);
+        in_sixteens(n, [&](int64_t i, int64_t some) { peak = larger(bits<i32x16>(absolute(load(x + i, some))), peak); });
     }
-    float top = largest(peak);
-    const float divisor = top + QUANTIZATION_EPS;
+    const float top = bits<float>(largest(peak)), divisor = top + QUANTIZATION_EPS;
     // Multiplying by the reciprocal is faster than dividing and gives the same integer unless the quotient lies close to
     // the middle between two; then, and where the reciprocal is no longer exact enough, it is divided.
     const float reciprocal = 1.0f / divisor;
-    const float close = divisor < 1e30f ? 0.4999f : 0.0f;
+    const f32x16 close = splat(divisor < 1e30f ? 0.4999f : 0.0f);
     i32x16 total = {};
-    for (int64_t i = 0; i < n; i += LANES) {
-        const f32x16 scaled = load(x + i, n - i) * LEVELS;
+    in_sixteens(n, [&](int64_t i, int64_t some) {
+        const f32x16 scaled = load(x + i, some) * LEVELS;
         f32x16 quotient = scaled * reciprocal;
-        const i32x16 clear = absolute(quotient - nearest(quotient)) < splat(close);
-        if (any(~clear)) {
-            quotient = scaled / divisor;
-            if (any(quotient != quotient)) top = __builtin_nanf("");  // so that the result is NaN, and found
-        }
+        if (!all_less(absolute(quotient - nearest(quotient)), close)) quotient = scaled / divisor;
         const i32x16 code = nearest_integer(quotient);
         total += code;
-        const i8x16 narrow = in_panel_order(__builtin_convertvector(code, i8x16));
+        const i8x16 narrow = in_panel_order(low_bytes(code));
         memcpy(codes + i, &narrow, sizeof narrow);
-    }
+    });
     *scale = top / LEVELS;
     *code_sum = sum(total);
 }

@@ -70,7 +70,14 @@ inline To bits(From v) {
 
 inline f32x16 to_float(i32x16 v) { return __builtin_convertvector(v, f32x16); }
 
-inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
+inline i32x16 larger(i32x16 a, i32x16 b) { return a > b ? a : b; }
+inline f32x16 larger(f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+    return bits<f32x16>(_mm512_max_ps(bits<__m512>(a), bits<__m512>(b)));
+#else
+    return a > b ? a : b;
+#endif
+}
 inline f32x16 absolute(f32x16 v) { return bits<f32x16>(bits<i32x16>(v) & 0x7fffffff); }
 
 // a b + c, rounded once where the machine can.
@@ -107,21 +114,53 @@ inline int32_t sum(i32x16 v) {
     i32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
     return (b[0] + b[2]) + (b[1] + b[3]);
 }
+inline int32_t largest(i32x16 v) {
+    const i32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    const i32x8 b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    const i32x8 c = a > b ? a : b;
+    const i32x4 d = __builtin_shufflevector(c, c, 0, 1, 2, 3), e = __builtin_shufflevector(c, c, 4, 5, 6, 7);
+    const i32x4 f = d > e ? d : e;
+    return most(most(f[0], f[2]), most(f[1], f[3]));
+}
 inline float largest(f32x16 v) {
     float y = v[0];
     for (int i = 1; i < LANES; i++) y = v[i] > y ? v[i] : y;
     return y;
 }
 
-// Whether a lane of a comparison is true.
-inline bool any(i32x16 mask) {
+// The low bytes of sixteen integers.
+inline i8x16 low_bytes(i32x16 v) {
 #if defined(__AVX512F__)
-    return _mm512_test_epi32_mask(bits<__m512i>(mask), bits<__m512i>(mask)) != 0;
+    return bits<i8x16>(_mm512_cvtepi32_epi8(bits<__m512i>(v)));
+#elif defined(__AVX2__)
+    __m256i half[2];
+    memcpy(half, &v, sizeof half);
+    // Saturation does not matter: what is narrowed fits.
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(half[0], half[1]), 0xd8);
+    return bits<i8x16>(_mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+#elif defined(__aarch64__)
+    int32x4_t part[4];
+    memcpy(part, &v, sizeof part);
+    const int16x8_t low = vcombine_s16(vmovn_s32(part[0]), vmovn_s32(part[1]));
+    const int16x8_t high = vcombine_s16(vmovn_s32(part[2]), vmovn_s32(part[3]));
+    return bits<i8x16>(vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 #else
-    i32x8 a = __builtin_shufflevector(mask, mask, 0, 1, 2, 3, 4, 5, 6, 7) |
-              __builtin_shufflevector(mask, mask, 8, 9, 10, 11, 12, 13, 14, 15);
-    i32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) | __builtin_shufflevector(a, a, 4, 5, 6, 7);
-    return ((b[0] | b[2]) | (b[1] | b[3])) != 0;
+    i8x16 y;
+    for (int i = 0; i < LANES; i++) y[i] = static_cast<int8_t>(v[i] & 0xff);
+    return y;
+#endif
+}
+
+// Whether a < b in all lanes; a NaN is not less.
+inline bool all_less(f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(bits<__m512>(a), bits<__m512>(b), _CMP_LT_OQ) == 0xffff;
+#else
+    const i32x16 less = a < b;
+    const i32x8 c = __builtin_shufflevector(less, less, 0, 1, 2, 3, 4, 5, 6, 7) &
+                    __builtin_shufflevector(less, less, 8, 9, 10, 11, 12, 13, 14, 15);
+    const i32x4 d = __builtin_shufflevector(c, c, 0, 1, 2, 3) & __builtin_shufflevector(c, c, 4, 5, 6, 7);
+    return ((d[0] & d[2]) & (d[1] & d[3])) != 0;
 #endif
 }
 

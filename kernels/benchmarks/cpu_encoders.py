@@ -1,0 +1,271 @@
+"""Whole encoders on this CPU: ternary and native against the usual ways to run the same architecture.
+
+    python kernels/benchmarks/cpu_encoders.py --model gemma3-270m --out kernels/benchmarks/results/cpu_encoders_gemma3.json
+    python kernels/benchmarks/cpu_encoders.py --model qwen3-0.6b-random --out ...
+
+Every backend is a process of its own that stays alive; rounds go through all of them in turn, so that a slow moment of
+the machine meets everybody. Peers that are not installed (torchao, `llama-bench` on the PATH) are left out, and the
+result says so. Token ids are random, the same for all. Tokens/s count real tokens, not padding. Before anything is timed, the
+native vectors are compared with those of the torch model.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bitembed_core import BitEmbedder
+from bitembed_core.checkpoints.sentence_files import SentenceSettings
+from bitembed_core.files import write_json
+from bitembed_core.ops import library
+from workbench.catalog.models import load_embedder
+from workbench.environment import environment
+
+CASES = {
+    "128": [128],
+    "512": [512],
+    "16x32": [32] * 16,
+    "mixed": [8 + (37 * i) % 121 for i in range(64)],
+}
+FIXED_SHAPES = ("128", "512")  # what compiled backends run: they would compile every other shape anew
+BACKENDS = ("native", "int8", "float32", "bfloat16", "bfloat16 compiled", "torchao int8 compiled")
+GGUF_TYPES = ("F16", "BF16", "Q8_0", "Q4_0", "TQ2_0")
+REPEATS = 3
+BATCH = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="gemma3-270m")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--gguf", type=Path, help="any GGUF file of the model, to make the peers' types of")
+    parser.add_argument("--out")
+    parser.add_argument("--worker", choices=BACKENDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.worker:
+        work(arguments.worker, arguments.model)
+        return
+    backends = [name for name in BACKENDS if "torchao" not in name or find_spec("torchao")]
+    workers = {name: start(name, arguments) for name in backends}
+    first = {name: ask(worker, None) for name, worker in workers.items()}
+    seconds: dict[str, dict[str, list[float]]] = {name: {} for name in backends}
+    llama: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        files = gguf_files(arguments.gguf, Path(scratch))
+        for round_number in range(arguments.rounds):
+            print(f"round {round_number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+            for name, worker in workers.items():
+                for case in FIXED_SHAPES if "compiled" in name else CASES:
+                    seconds[name].setdefault(case, []).extend(ask(worker, case)["seconds"])
+            for name, file in files.items():
+                for case, rates in llama_bench(file, arguments.threads).items():
+                    llama.setdefault(name, {}).setdefault(case, []).extend(rates)
+    closing = {name: ask(worker, "end") for name, worker in workers.items()}
+    rates = {
+        name: {case: [sum(CASES[case]) / s for s in runs] for case, runs in cases.items()}
+        for name, cases in seconds.items()
+    }
+    rates |= {f"llama.cpp {name}": cases for name, cases in llama.items()}
+    summary = {
+        name: {
+            case: {"median": statistics.median(runs), "min": min(runs), "max": max(runs)}
+            for case, runs in cases.items()
+        }
+        for name, cases in rates.items()
+    }
+    results = {
+        "model": arguments.model,
+        "environment": environment(),
+        "threads": arguments.threads,
+        "kernel": first["native"]["kernel"],
+        "peak_gops": library.native().bitembed_peak_gops(arguments.threads),
+        "cases": {name: {"texts": len(lengths), "tokens": sum(lengths)} for name, lengths in CASES.items()},
+        "tokens_per_second": summary,
+        "native_is_times": {
+            name: {case: summary["native"][case]["median"] / row[case]["median"] for case in row}
+            for name, row in summary.items()
+        },
+        "before_timing": first,
+        "peak_resident_bytes": {name: closed["peak"] for name, closed in closing.items()},
+        "not_run": sorted(({*BACKENDS} - {*backends}) | ({f"llama.cpp {t}" for t in GGUF_TYPES} - {*rates})),
+    }
+    if arguments.out:
+        write_json(arguments.out, results)
+    print(
+        json.dumps(
+            {key: results[key] for key in ("tokens_per_second", "native_is_times", "not_run")}, indent=1
+        )
+    )
+
+
+def start(name: str, arguments: argparse.Namespace) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, "--worker", name, "--model", arguments.model]
+    command += ["--threads", str(arguments.threads)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(worker: subprocess.Popen[str], case: str | None) -> dict[str, Any]:
+    """Have a worker run a case; without one, wait until it is ready."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    if case is not None:
+        worker.stdin.write(case + "\n")
+        worker.stdin.flush()
+    for line in worker.stdout:
+        if line.startswith("{"):
+            return json.loads(line)
+    raise RuntimeError("a backend died; its message is above")
+
+
+def work(name: str, model: str) -> None:
+    """The worker's side: get ready, then time the cases that are asked for."""
+    run, told = prepare(name, model)
+    cases = [case for case in CASES if "compiled" not in name or case in FIXED_SHAPES]
+    begin = time.perf_counter()
+    run(token_lists(cases[0]))
+    told["first_call_s"] = time.perf_counter() - begin
+    for case in cases:
+        run(token_lists(case))
+    print(json.dumps(told), flush=True)
+    for line in sys.stdin:
+        if line.strip() == "end":
+            break
+        ids = token_lists(line.strip())
+        seconds = []
+        run(ids)
+        for _ in range(REPEATS):
+            begin = time.perf_counter()
+            run(ids)
+            seconds.append(time.perf_counter() - begin)
+        print(json.dumps({"seconds": seconds}), flush=True)
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(line for line in status if line.startswith("VmHWM")).split()[1]
+    print(json.dumps({"peak": 1024 * int(peak)}), flush=True)
+
+
+def token_lists(case: str) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(1000, 20000, (length,), generator=generator).tolist() for length in CASES[case]]
+
+
+def prepare(name: str, model: str) -> tuple[Callable[[list[list[int]]], Any], dict[str, Any]]:
+    embedder = load(model)
+    if name in ("native", "int8"):
+        embedder.convert()
+        embedder.freeze()
+        embedder._use_kernel(name)
+        told: dict[str, Any] = {"kernel": embedder.kernel}
+        if name == "native":
+            ids = [tokens for case in CASES for tokens in token_lists(case)]
+            native = embedder._encode_ids(ids, BATCH)
+            embedder._use_kernel("int8")
+            cosine = (native * embedder._encode_ids(ids, BATCH)).sum(axis=1)
+            told["cosine_to_int8"] = {"min": float(cosine.min()), "median": float(statistics.median(cosine))}
+            embedder._use_kernel("native")
+        return lambda ids: embedder._encode_ids(ids, BATCH), told
+    network: nn.Module = embedder.model
+    if name != "float32" and "torchao" not in name:
+        network = network.to(torch.bfloat16)
+    if "torchao" in name:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        network = network.to(torch.bfloat16)
+        quantize_(network, Int8DynamicActivationInt8WeightConfig())
+    if "compiled" in name:
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True
+        network = torch.compile(network)
+
+    @torch.inference_mode()
+    def run(ids: list[list[int]]) -> None:
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        for start in range(0, len(ids), BATCH):
+            rows = [ids[row] for row in order[start : start + BATCH]]
+            longest = max(map(len, rows))
+            input_ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+            states = network(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            last = states[torch.arange(len(rows)), mask.sum(dim=1) - 1]
+            F.normalize(last.float(), dim=-1)
+
+    return run, {"kernel": name}
+
+
+def load(model: str) -> BitEmbedder:
+    """A catalog model, or "qwen3-0.6b-random": its architecture with random weights."""
+    if model != "qwen3-0.6b-random":
+        return load_embedder(model)
+    from transformers import AutoModel, Qwen3Config
+
+    from workbench.catalog.models import load_embedder as any_tokenizer
+
+    config = Qwen3Config(
+        vocab_size=151936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    tokenizer = any_tokenizer("minilm").tokenizer
+    return BitEmbedder(AutoModel.from_config(config).eval(), tokenizer, SentenceSettings("mean", 512))
+
+
+def gguf_files(source: Path | None, scratch: Path) -> dict[str, Path]:
+    """The model in the types that llama.cpp is compared in; none when it is not installed or has no source."""
+    if source is None or not shutil.which("llama-bench") or not shutil.which("llama-quantize"):
+        return {}
+    files = {}
+    for kind in GGUF_TYPES:
+        file = scratch / f"{kind}.gguf"
+        command = ["llama-quantize", "--allow-requantize", source, file, kind]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            files[kind] = file
+    return files
+
+
+def llama_bench(file: Path, threads: int) -> dict[str, list[float]]:
+    """Prompt tokens/s without embeddings, which would compute the language-model head for every token."""
+    lengths = ",".join(FIXED_SHAPES)
+    command = [
+        "llama-bench",
+        "-m",
+        file,
+        "-p",
+        lengths,
+        "-n",
+        "0",
+        "-t",
+        threads,
+        "-r",
+        REPEATS,
+        "-o",
+        "json",
+    ]
+    done = subprocess.run(list(map(os.fspath, map(str, command))), capture_output=True, text=True, check=True)
+    return {str(row["n_prompt"]): row["samples_ts"] for row in json.loads(done.stdout)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+// Every operation on every instruction set of this processor, on sizes that nothing divides, on extreme values and on empty
+// batches, against plain loops. Built with sanitizers (`make test-sanitized`) and for ARM under an emulator
+// (`make test-arm`). Prints what failed; exits with 1 then.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "bitembed_cpu.h"
+
+namespace {
+
+using Floats = std::vector<float>;
+
+int failures = 0;
+std::mt19937 generator(7);
+
+void check(bool good, const std::string& what) {
+    if (good) return;
+    failures++;
+    std::printf("FAILED on %s: %s\n", bitembed_isa(), what.c_str());
+}
+
+Floats random_floats(int64_t n, float size = 1.0f) {
+    std::normal_distribution<float> normal(0.0f, size);
+    Floats v(static_cast<size_t>(n));
+    for (float& x : v) x = normal(generator);
+    return v;
+}
+
+struct Weight {
+    int64_t out, in;
+    std::vector<int> codes;
+    std::vector<uint8_t> panels;
+    Floats gain, bias;
+
+    Weight(int64_t out, int64_t in, bool gained = true, bool biased = true)
+        : out(out), in(in), codes(static_cast<size_t>(out * in)),
+          panels(static_cast<size_t>(bitembed_panel_bytes(out, in))) {
+        const int64_t width = (in + 3) / 4;
+        std::vector<uint8_t> rows(static_cast<size_t>(out * width), 0x55);
+        for (int64_t r = 0; r < out; r++) {
+            for (int64_t c = 0; c < in; c++) {
+                const int code = static_cast<int>(generator() % 3) - 1;
+                codes[static_cast<size_t>(r * in + c)] = code;
+                uint8_t& byte = rows[static_cast<size_t>(r * width + c / 4)];
+                byte = static_cast<uint8_t>((byte & ~(3 << 2 * (c % 4))) | ((code + 1) << 2 * (c % 4)));
+            }
+        }
+        check(bitembed_pack_panels(rows.data(), out, in, panels.data(), 2) == 0, "good weights are taken");
+        if (!rows.empty()) {
+            rows.back() |= static_cast<uint8_t>(3 << 2 * ((in - 1) % 4));
+            std::vector<uint8_t> other(panels.size());
+            check(bitembed_pack_panels(rows.data(), out, in, other.data(), 2) == -1, "a field of 3 is refused");
+        }
+        if (gained) gain = random_floats(in);
+        if (biased) bias = random_floats(out);
+    }
+    bitembed_linear operand(float scale = 0.3f) const {
+        return {panels.data(), gain.empty() ? nullptr : gain.data(), bias.empty() ? nullptr : bias.data(), in, out, scale,
+                1e-6f};
+    }
+};
+
+void test_linear(int64_t tokens, int64_t in, int64_t out, float size, int threads) {
+    const Weight a(out, in), b(out + 3, in, false, false);
+    const Floats x = random_floats(tokens * in, size);
+    Floats y0(static_cast<size_t>(tokens * out), NAN), y1(static_cast<size_t>(tokens * (out + 3)), NAN);
+    const bitembed_linear both[] = {a.operand(), b.operand()};
+    void* ys[] = {y0.data(), y1.data()};
+    bitembed_linears(x.data(), tokens, both, 2, ys, 0, threads);
+    for (const Weight* w : {&a, &b}) {
+        const Floats& y = w == &a ? y0 : y1;
+        std::vector<int8_t> codes(static_cast<size_t>(tokens * in));
+        Floats scale(static_cast<size_t>(tokens)), rms(static_cast<size_t>(tokens));
+        bitembed_norm_quantize(x.data(), tokens, in, w->gain.empty() ? nullptr : w->gain.data(), 1e-6f, codes.data(),
+                               scale.data(), rms.data(), threads);
+        bool exact = true;
+        for (int64_t t = 0; t < tokens; t++) {
+            for (int64_t r = 0; r < w->out; r++) {
+                int32_t sum = 0;
+                for (int64_t c = 0; c < in; c++)
+                    sum += codes[static_cast<size_t>(t * in + c)] * w->codes[static_cast<size_t>(r * in + c)];
+                volatile float scaled = static_cast<float>(sum) * (scale[static_cast<size_t>(t)] * 0.3f);
+                const float expected = w->bias.empty() ? scaled : scaled + w->bias[static_cast<size_t>(r)];
+                const float got = y[static_cast<size_t>(t * w->out + r)];
+                exact = exact && (got == expected || (std::isnan(got) && std::isnan(expected)));
+            }
+        }
+        std::ostringstream what;
+        what << "linear " << tokens << " x " << in << " -> " << w->out << ", size " << size << ", " << threads << " threads";
+        check(exact, what.str());
+    }
+    std::vector<uint16_t> narrow(static_cast<size_t>(tokens * out));
+    ys[0] = narrow.data();
+    bitembed_linears(x.data(), tokens, both, 1, ys, 1, threads);
+    bool close = true;
+    for (size_t i = 0; i < narrow.size() && size < 1e10f; i++) {
+        const uint32_t wide = static_cast<uint32_t>(narrow[i]) << 16;
+        float value;
+        std::memcpy(&value, &wide, sizeof value);
+        close = close && std::fabs(value - y0[i]) <= std::fabs(y0[i]) / 256;
+    }
+    check(close, "bfloat16 output");
+}
+
+void test_attention(const std::vector<int64_t>& lengths, int64_t heads, int64_t kv_heads, int64_t width, bool causal,
+                    int64_t window) {
+    std::vector<int64_t> offsets = {0};
+    for (const int64_t n : lengths) offsets.push_back(offsets.back() + n);
+    const int64_t tokens = offsets.back();
+    const Floats q = random_floats(tokens * heads * width), k = random_floats(tokens * kv_heads * width),
+                 v = random_floats(tokens * kv_heads * width);
+    Floats y(q.size(), NAN);
+    bitembed_attention(q.data(), k.data(), v.data(), offsets.data(), static_cast<int64_t>(lengths.size()), heads, kv_heads,
+                       width, 0.2f, causal, window, y.data(), 2);
+    double worst = 0.0;
+    for (size_t text = 0; text < lengths.size(); text++) {
+        for (int64_t i = 0; i < lengths[text]; i++) {
+            for (int64_t h = 0; h < heads; h++) {
+                const int64_t g = h * kv_heads / heads;
+                std::vector<double> out(static_cast<size_t>(width), 0.0), p;
+                double total = 0.0;
+                for (int64_t j = 0; j < lengths[text]; j++) {
+                    const bool seen = (!causal || j <= i) && (!window || std::llabs(i - j) < window);
+                    double score = 0.0;
+                    for (int64_t c = 0; c < width; c++)
+                        score += static_cast<double>(q[static_cast<size_t>(((offsets[text] + i) * heads + h) * width + c)]) *
+                                 k[static_cast<size_t>(((offsets[text] + j) * kv_heads + g) * width + c)];
+                    p.push_back(seen ? std::exp(0.2 * score) : 0.0);
+                    total += p.back();
+                }
+                for (int64_t c = 0; c < width; c++) {
+                    double value = 0.0;
+                    for (int64_t j = 0; j < lengths[text]; j++)
+                        value += p[static_cast<size_t>(j)] *
+                                 v[static_cast<size_t>(((offsets[text] + j) * kv_heads + g) * width + c)];
+                    const float got = y[static_cast<size_t>(((offsets[text] + i) * heads + h) * width + c)];
+                    worst = std::fmax(worst, std::isnan(got) ? 1.0 : std::fabs(value / total - got));
+                }
+            }
+        }
+    }
+    check(worst < 1e-4, "attention, window " + std::to_string(window) + ", width " + std::to_string(width) + ": off by " +
+                            std::to_string(worst));
+}
+
+// A whole encoder with odd sizes: the same vector whatever stands beside a text, and on every number of threads.
+void test_encoder(bool post_norm, bool gated, int32_t pooling) {
+    generator.seed(11);
+    constexpr int64_t HIDDEN = 40, HEADS = 3, KV_HEADS = 1, WIDTH = 10, INNER = 52, ROWS = 30, POSITIONS = 300;
+    std::vector<Weight> weights;
+    for (int layer = 0; layer < 2; layer++) {
+        for (const auto& shape : {std::pair{HEADS * WIDTH, HIDDEN}, {KV_HEADS * WIDTH, HIDDEN}, {KV_HEADS * WIDTH, HIDDEN},
+                                  {HIDDEN, HEADS * WIDTH}, {INNER, HIDDEN}, {INNER, HIDDEN}, {HIDDEN, INNER}})
+            weights.emplace_back(shape.first, shape.second);
+    }
+    const Floats ones = random_floats(INNER), shift = random_floats(INNER), rotations = random_floats(POSITIONS * WIDTH);
+    const bitembed_norm norm = {ones.data(), post_norm ? shift.data() : nullptr, 1e-6f,
+                                post_norm ? BITEMBED_LAYER_NORM : BITEMBED_RMS_NORM};
+    std::vector<bitembed_layer> layers(2);
+    for (size_t i = 0; i < 2; i++) {
+        bitembed_layer& layer = layers[i];
+        bitembed_linear* linears[] = {&layer.query, &layer.key, &layer.value, &layer.attention_output,
+                                      &layer.gate, &layer.up, &layer.down};
+        for (size_t j = 0; j < 7; j++) *linears[j] = weights[7 * i + j].operand();
+        if (!gated) layer.gate = bitembed_linear{};
+        layer.attention_norm = layer.ffn_norm = norm;
+        if (!post_norm) layer.query_norm = layer.key_norm = layer.attention_output_norm = norm;
+        layer.rotations = post_norm ? nullptr : rotations.data();
+        layer.window = i == 0 && !post_norm ? 5 : 0;
+    }
+    std::vector<uint8_t> rows(static_cast<size_t>(ROWS * HIDDEN / 2));
+    for (uint8_t& byte : rows) byte = static_cast<uint8_t>(0x11 + generator() % 0xee);
+    const std::vector<uint16_t> scales(static_cast<size_t>(ROWS), 0x2c00);
+    bitembed_encoder encoder = {};
+    encoder.tokens = {rows.data(), scales.data(), HIDDEN, 128, BITEMBED_INT4, 3.0f};
+    encoder.final_norm = post_norm ? bitembed_norm{} : norm;
+    encoder.embedding_norm = post_norm ? norm : bitembed_norm{};
+    encoder.layers = layers.data(), encoder.layer_count = 2;
+    encoder.hidden = HIDDEN, encoder.heads = HEADS, encoder.kv_heads = KV_HEADS, encoder.head_dim = WIDTH;
+    encoder.intermediate = INNER, encoder.attention_scale = 0.3f, encoder.causal = !post_norm;
+    encoder.post_norm = post_norm, encoder.activation = gated ? BITEMBED_SILU : BITEMBED_GELU_ERF, encoder.pooling = pooling;
+
+    const std::vector<int64_t> lengths = {1, 2, 17, 300, 64, 5};
+    std::vector<int64_t> offsets = {0}, ids;
+    for (const int64_t n : lengths) offsets.push_back(offsets.back() + n);
+    for (int64_t i = 0; i < offsets.back(); i++) ids.push_back(static_cast<int64_t>(generator() % ROWS));
+    const int64_t texts = static_cast<int64_t>(lengths.size());
+    Floats all(static_cast<size_t>(texts * HIDDEN), NAN);
+    check(bitembed_encode(&encoder, ids.data(), offsets.data(), 0, all.data(), 2) == 0, "an empty batch");
+    check(bitembed_encode(&encoder, ids.data(), offsets.data(), texts, all.data(), 2) == 0, "a batch");
+    for (const int threads : {1, 2, 5}) {
+        for (int64_t i = 0; i < texts; i++) {
+            const int64_t alone[] = {0, lengths[static_cast<size_t>(i)]};
+            Floats one(HIDDEN, NAN);
+            bitembed_encode(&encoder, ids.data() + offsets[static_cast<size_t>(i)], alone, 1, one.data(), threads);
+            check(std::memcmp(one.data(), all.data() + i * HIDDEN, HIDDEN * sizeof(float)) == 0, "a text alone");
+            double length = 0.0;
+            for (const float x : one) length += static_cast<double>(x) * x;
+            check(std::fabs(length - 1.0) < 1e-5, "length 1");
+        }
+    }
+}
+
+void test_all() {
+    for (const int threads : {1, 2, 5}) {
+        for (const int64_t tokens : {0, 1, 2, 3, 7, 8, 9, 13, 65})
+            for (const int64_t in : {1, 4, 15, 16, 17, 100})
+                for (const int64_t out : {1, 15, 16, 47, 49, 100}) test_linear(tokens, in, out, 1.0f, threads);
+        test_linear(5, 4097, 33, 1.0f, threads);
+        for (const float size : {0.0f, 1e-40f, 1e30f}) test_linear(4, 33, 20, size, threads);
+    }
+    for (const bool causal : {false, true})
+        for (const int64_t window : {0, 1, 9})
+            for (const int64_t width : {2, 16, 30, 48}) test_attention({1, 16, 0, 17, 70}, 4, 2, width, causal, window);
+    const std::vector<int64_t> nothing = {0};
+    bitembed_attention(nullptr, nullptr, nullptr, nothing.data(), 0, 1, 1, 4, 1.0f, 1, 0, nullptr, 2);
+    const bitembed_norm none = {};
+    bitembed_pool(nullptr, nothing.data(), 0, 4, &none, BITEMBED_MEAN, nullptr, 2);
+}
+
+}  // namespace
+
+int main() {
+    std::istringstream supported(bitembed_supported());
+    std::string isa;
+    while (supported >> isa) {
+        bitembed_select(isa.c_str());
+        const int before = failures;
+        generator.seed(7);
+        test_all();
+        for (const int32_t pooling : {BITEMBED_LAST, BITEMBED_MEAN, BITEMBED_CLS}) {
+            test_encoder(false, true, pooling);
+            test_encoder(true, false, pooling);
+        }
+        std::printf("%s: %s\n", isa.c_str(), failures == before ? "passed" : "FAILED");
+    }
+    return failures ? 1 : 0;
+}
