@@ -5,8 +5,8 @@
 
 Every backend is a process of its own that stays alive; rounds go through all of them in turn, so that a slow moment of
 the machine meets everybody. Peers that are not installed (torchao, `llama-bench` on the PATH) are left out, and the
-result says so. Token ids are random, the same for all. Tokens/s count real tokens, not padding. Before anything is timed, the
-native vectors are compared with those of the torch model.
+result says so. Token ids are random, the same for all. Tokens/s count real tokens, not padding. Before anything is
+timed, the native vectors are compared with those of the torch model.
 """
 
 import argparse
@@ -62,6 +62,7 @@ def main() -> None:
     if arguments.worker:
         work(arguments.worker, arguments.model)
         return
+    surroundings = environment()
     backends = [name for name in BACKENDS if "torchao" not in name or find_spec("torchao")]
     workers = {name: start(name, arguments) for name in backends}
     first = {name: ask(worker, None) for name, worker in workers.items()}
@@ -92,7 +93,7 @@ def main() -> None:
     }
     results = {
         "model": arguments.model,
-        "environment": environment(),
+        "environment": surroundings,
         "threads": arguments.threads,
         "kernel": first["native"]["kernel"],
         "peak_gops": library.native().bitembed_peak_gops(arguments.threads),
@@ -189,9 +190,9 @@ def prepare(name: str, model: str) -> tuple[Callable[[list[list[int]]], Any], di
         network = network.to(torch.bfloat16)
         quantize_(network, Int8DynamicActivationInt8WeightConfig())
     if "compiled" in name:
-        import torch._inductor.config
+        from torch._inductor import config as inductor
 
-        torch._inductor.config.freezing = True
+        inductor.freezing = True
         network = torch.compile(network)
 
     @torch.inference_mode()
