@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from bitembed_core.ops import library
+
 TablePrecision = Literal["float16", "int8", "int4"]
 TABLE_PRECISIONS: tuple[TablePrecision, ...] = get_args(TablePrecision)
 STORED = {"float16": torch.float16, "int8": torch.int8, "int4": torch.uint8}
@@ -141,6 +143,9 @@ def any_zero_nibble(stored: Tensor) -> Tensor:
     0, or a lower one was.
     """
     flat = stored.view(torch.uint8).flatten()
+    if flat.device.type == "cpu" and library.available():
+        found = library.native().bitembed_any_zero_nibble(library.pointer(flat), len(flat), library.threads())
+        return torch.tensor(bool(found))
     whole = len(flat) // 8 * 8
     words = flat[:whole].view(torch.int64)
     rest = flat[whole:]

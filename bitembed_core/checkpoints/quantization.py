@@ -27,7 +27,7 @@ from bitembed_core.files import read_json
 from bitembed_core.ternary_packing import check_packed
 
 QUANT_METHOD = "bitembed"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FIRST_VERSION = 1  # embedding tables and norms in float32, no checksum
 QuantizedLayout = Literal["latent", "packed", "release"]
 

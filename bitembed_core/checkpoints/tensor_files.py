@@ -1,7 +1,8 @@
 """Safetensors files that are checked before a tensor of theirs is used.
 
-What we write carries the sha256 of the whole file in its header, so that a flipped bit is an error and not another
-embedding. Tensors are mapped, not read: a page comes into memory when it is first used.
+What we write carries a checksum of the whole file in its header, so that a flipped bit is an error and not another
+embedding; it is XXH3, faster than a disk, since it guards against damage and not against forgery. Tensors are mapped,
+not read: a page comes into memory when it is first used.
 """
 
 import hashlib
@@ -15,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-DIGEST_KEY = "sha256"
-NO_DIGEST = "0" * 64
+DIGEST_KEY = "xxh3_128"
+DIGESTS: dict[str, Callable[[], Any]] = {
+    DIGEST_KEY: xxhash.xxh3_128,
+    "sha256": hashlib.sha256,
+}  # the latter until version 2
 READ_AT_ONCE = 1 << 22
 READABLE_BY_ALL = 0o644
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -44,10 +49,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{name} has values that are NaN or infinite; nothing was written")
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, path, metadata={"format": "pt", **metadata, DIGEST_KEY: NO_DIGEST})
-    digest = file_digest(path, NO_DIGEST)
+    nothing = "0" * len(DIGESTS[DIGEST_KEY]().hexdigest())
+    save_file(contiguous, path, metadata={"format": "pt", **metadata, DIGEST_KEY: nothing})
+    digest = file_digest(path, DIGEST_KEY, nothing)
     with path.open("r+b") as file:
-        file.seek(_header(path).index(NO_DIGEST.encode()))
+        file.seek(_header(path).index(nothing.encode()))
         file.write(digest.encode())
     path.chmod(READABLE_BY_ALL)  # safetensors lets only the owner read
 
@@ -165,26 +171,31 @@ def verify_digests(paths: Iterable[Path], required: bool = False) -> None:
     """
     for path in paths:
         with safe_open(path, framework="pt") as file:
-            written = (file.metadata() or {}).get(DIGEST_KEY)
-        if written is None:
+            metadata = file.metadata() or {}
+        kind = next((kind for kind in DIGESTS if kind in metadata), None)
+        if kind is None:
             if required:
                 raise ValueError(
                     f"{path} has no checksum in its header: bitembed did not write it, or it is damaged"
                 )
-        elif not re.fullmatch("[0-9a-f]{64}", written) or file_digest(path, written) != written:
+        elif not re.fullmatch("([0-9a-f]{32}){1,2}", metadata[kind]) or (
+            file_digest(path, kind, metadata[kind]) != metadata[kind]
+        ):
             raise ValueError(
                 f"{path} is damaged: its content does not match the checksum in its header; fetch it again"
             )
 
 
-def file_digest(path: Path, written: str) -> str:
-    """sha256 of a safetensors file in whose header the digest itself, now `written`, is replaced by zeros."""
+def file_digest(path: Path, kind: str, written: str) -> str:
+    """Checksum of a safetensors file in whose header the checksum itself, now `written`, is replaced by zeros."""
     header = _header(path)
-    digest = hashlib.sha256(header.replace(written.encode(), NO_DIGEST.encode(), 1))
+    digest = DIGESTS[kind]()
+    digest.update(header.replace(written.encode(), b"0" * len(written), 1))
+    block = bytearray(READ_AT_ONCE)
     with path.open("rb") as file:
         file.seek(len(header))
-        while block := file.read(READ_AT_ONCE):
-            digest.update(block)
+        while size := file.readinto(block):
+            digest.update(memoryview(block)[:size])
     return digest.hexdigest()
 
 

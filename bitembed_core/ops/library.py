@@ -103,6 +103,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "pack_panels": (c_int, [c_void_p, c_int64, c_int64, c_void_p, c_int]),
     "panel_bytes": (c_int64, [c_int64, c_int64]),
     "any_zero_nibble": (c_int, [c_void_p, c_int64, c_int]),
+    "any_field_3": (c_int, [c_void_p, c_int64, c_int]),
     "norm_quantize": (
         None,
         [c_void_p, c_int64, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_void_p, c_int],

@@ -64,8 +64,11 @@ def main() -> None:
         return
     surroundings = environment()
     backends = [name for name in BACKENDS if "torchao" not in name or find_spec("torchao")]
-    workers = {name: start(name, arguments) for name in backends}
-    first = {name: ask(worker, None) for name, worker in workers.items()}
+    workers, first = {}, {}
+    for name in backends:  # one gets ready after another: together they would fight for the cores
+        workers[name] = start(name, arguments)
+        first[name] = ask(workers[name], None)
+        print(f"{name} is ready: {first[name]}", file=sys.stderr, flush=True)
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in backends}
     llama: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:

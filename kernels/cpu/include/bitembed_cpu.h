@@ -77,8 +77,9 @@ int bitembed_select(const char* name);
 /* Rows of the packed layout (out, ceil(in / 4)) -> panels. Returns -1 when a field is 3, which is no code. */
 int bitembed_pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads);
 int64_t bitembed_panel_bytes(int64_t out, int64_t in);
-/* Whether a half byte of the n bytes is 0, which is no int4 code. */
+/* Whether the n bytes hold what is no code: a half byte 0 (int4), a field 3 (ternary). */
 int bitembed_any_zero_nibble(const uint8_t* bytes, int64_t n, int threads);
+int bitembed_any_field_3(const uint8_t* bytes, int64_t n, int threads);
 
 /* codes (m, in) int8, scale (m,), inverse_rms (m,): Eq 3 and Eq 2 in one pass; a NULL gain leaves the norm out. */
 void bitembed_norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes,

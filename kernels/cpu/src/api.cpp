@@ -72,6 +72,22 @@ const Kernels& kernels() {
     return bitembed::scalar_kernels();
 }
 
+template <class Bad>
+int any_byte(const uint8_t* bytes, int64_t n, int threads, Bad bad) {
+    constexpr int64_t CHUNK = 1 << 18;
+    std::atomic<int> found{0};
+    auto work = [&](bitembed::Team& team, int) {
+        for (int64_t c; (c = team.next(0)) * CHUNK < n;) {
+            const int64_t end = (c + 1) * CHUNK < n ? (c + 1) * CHUNK : n;
+            uint8_t any = 0;
+            for (int64_t i = c * CHUNK; i < end; i++) any |= static_cast<uint8_t>(bad(bytes[i]));
+            if (any) found.store(1, std::memory_order_relaxed);
+        }
+    };
+    bitembed::run_team(threads, 1, work);
+    return found.load();
+}
+
 std::string names(bool supported_only) {
     std::string all;
     for (const Choice& choice : CHOICES)
@@ -107,18 +123,10 @@ BITEMBED_EXPORT int bitembed_select(const char* name) {
 BITEMBED_EXPORT int64_t bitembed_panel_bytes(int64_t out, int64_t in) { return (out + 15) / 16 * ((in + 15) / 16) * 64; }
 
 BITEMBED_EXPORT int bitembed_any_zero_nibble(const uint8_t* bytes, int64_t n, int threads) {
-    constexpr int64_t CHUNK = 1 << 18;
-    std::atomic<int> found{0};
-    auto work = [&](bitembed::Team& team, int) {
-        for (int64_t c; (c = team.next(0)) * CHUNK < n;) {
-            const int64_t end = (c + 1) * CHUNK < n ? (c + 1) * CHUNK : n;
-            int64_t zeros = 0;
-            for (int64_t i = c * CHUNK; i < end; i++) zeros |= static_cast<int64_t>((bytes[i] & 15) == 0 || bytes[i] < 16);
-            if (zeros) found.store(1, std::memory_order_relaxed);
-        }
-    };
-    bitembed::run_team(threads, 1, work);
-    return found.load();
+    return any_byte(bytes, n, threads, [](uint8_t byte) { return (byte & 15) == 0 || byte < 16; });
+}
+BITEMBED_EXPORT int bitembed_any_field_3(const uint8_t* bytes, int64_t n, int threads) {
+    return any_byte(bytes, n, threads, [](uint8_t byte) { return (byte & byte >> 1 & 0x55) != 0; });
 }
 
 BITEMBED_EXPORT double bitembed_read_gbs(int threads) {

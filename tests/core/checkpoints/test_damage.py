@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from bitembed_core import BitEmbedder
 from bitembed_core.checkpoints.gguf import GGUFFile
+from bitembed_core.checkpoints.quantization import FORMAT_VERSION
 
 MEMORY_LIMIT = 1 << 30  # bytes that a load of a file of some hundred kilobytes may take beyond what is there
 
@@ -230,7 +231,7 @@ def test_versions_and_settings_that_are_not_known(make_embedder, tmp_path) -> No
     folder = packed(tmp_path, make_embedder)
     original = json.loads((folder / "config.json").read_text())
     for key, value, message in (
-        ("version", 3, "upgrade bitembed"),
+        ("version", FORMAT_VERSION + 1, "upgrade bitembed"),
         ("version", "2", "upgrade bitembed"),
         ("layout", "zipped", "upgrade bitembed"),
         ("sites", "some", "damaged"),

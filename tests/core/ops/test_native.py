@@ -218,11 +218,18 @@ def test_pooling(isa, mode) -> None:
     torch.testing.assert_close(pool(states, offsets, mode), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_zero_nibbles_are_found(isa) -> None:
-    whole = torch.randint(1, 16, (700_001,)).to(torch.uint8) * 17
-    find = library.native().bitembed_any_zero_nibble
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("any_zero_nibble", list(range(0x11, 0x20)), [0x0F, 0xF0, 0]),
+        ("any_field_3", [0, 0x55, 0xAA, 0x12], [3, 0xC0, 0x5D]),
+    ],
+)
+def test_bytes_that_are_no_codes_are_found(name, good, bad) -> None:
+    find = getattr(library.native(), f"bitembed_{name}")
+    whole = torch.tensor(good, dtype=torch.uint8)[torch.randint(len(good), (700_001,))]
     assert find(whole.data_ptr(), len(whole), 2) == 0
-    for position, value in ((0, 0x0F), (350_000, 0xF0), (700_000, 0x00)):
+    for position, value in zip((0, 350_000, 700_000), bad, strict=True):
         damaged = whole.clone()
         damaged[position] = value
         assert find(damaged.data_ptr(), len(damaged), 2) == 1
