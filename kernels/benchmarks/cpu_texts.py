@@ -120,7 +120,7 @@ def main() -> None:
 def texts() -> dict[str, list[str]]:
     """Real texts: search queries, and documents of some hundred characters."""
     task = TASKS["ret_fiqa_mini"].load()
-    queries, documents = list(task.queries.values()), list(task.corpus.values())
+    queries, documents = list(task.queries.values()), [" ".join(parts) for parts in task.corpus.values()]
     return {"32 short": queries[:32], "short": queries[:512], "documents": documents[:512]}
 
 
