@@ -3,8 +3,8 @@
     python kernels/benchmarks/load_packed.py --model gemma3-270m --out kernels/benchmarks/results/load_packed_gemma3.json
 
 The model is converted and written packed, with an int4 and a float16 table. The same architecture is read by
-transformers in float32 from two kinds of file: bfloat16 (how the backbones are published) and float32, which
-transformers only maps, so that it has read nothing yet when it is "loaded".
+transformers in float32 from: a bfloat16 file (how the backbones are published), a float32 file, which transformers only
+maps, so that it has read nothing yet when it is "loaded", and, where the catalog has the model as GGUF, that file.
 
 Every load runs in a fresh process, the kinds in turn, after one round that only warms the page cache; "cold" rows have
 the weight file thrown out of the page cache before. Resident memory is
@@ -42,7 +42,12 @@ def resident():
 kind, folder = sys.argv[1:]
 before = resident()
 start = time.perf_counter()
-if kind == 'transformers':
+if folder.endswith('.gguf'):
+    import gguf
+    parent, file = Path(folder).parent, Path(folder).name
+    start = time.perf_counter()
+    model = AutoModel.from_pretrained(parent, gguf_file=file, dtype=torch.float32)
+elif kind == 'transformers':
     model = AutoModel.from_pretrained(folder, dtype=torch.float32)
 else:
     embedder = BitEmbedder.from_pretrained(folder, device='cpu')
@@ -53,7 +58,9 @@ with torch.inference_mode():
     model(input_ids=ids, attention_mask=torch.ones_like(ids))
 ready, run = time.perf_counter() - start, resident() - before
 start = time.perf_counter()
-if kind == 'transformers':
+if folder.endswith('.gguf'):
+    AutoTokenizer.from_pretrained(parent, gguf_file=file)
+elif kind == 'transformers':
     AutoTokenizer.from_pretrained(folder)
 else:
     embedder.tokenizer
@@ -74,10 +81,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="gemma3-270m")
+    parser.add_argument("--gguf", type=Path, help="the model's GGUF file, to load it from as well")
     parser.add_argument("--out", required=True)
     arguments = parser.parse_args()
+    surroundings = environment()
     with tempfile.TemporaryDirectory() as scratch:
         folders = prepare(arguments.model, Path(scratch))
+        if arguments.gguf:
+            folders["float32 of a GGUF file"] = ("transformers", arguments.gguf)
         for name, (kind, folder) in folders.items():
             probe(name, kind, folder)
         runs = [
@@ -86,7 +97,7 @@ def main() -> None:
             for name, (kind, folder) in folders.items()
             for state in ("warm", "cold")
         ]
-        sizes = {name: (folder / "model.safetensors").stat().st_size for name, (_, folder) in folders.items()}
+        sizes = {name: weight_file(folder).stat().st_size for name, (_, folder) in folders.items()}
     medians = {
         name: {
             key: statistics.median(run[key] for run in runs if run["name"] == name)
@@ -105,7 +116,7 @@ def main() -> None:
     }
     results = {
         "model": arguments.model,
-        "environment": environment(),
+        "environment": surroundings,
         "rounds": ROUNDS,
         "weights_bytes": sizes,
         "medians": medians,
@@ -133,9 +144,13 @@ def prepare(model: str, scratch: Path) -> dict[str, tuple[str, Path]]:
     }
 
 
+def weight_file(source: Path) -> Path:
+    return source if source.is_file() else source / "model.safetensors"
+
+
 def probe(name: str, kind: str, folder: Path, cold: bool = False) -> dict[str, float | str]:
     if cold:
-        with (folder / "model.safetensors").open("rb") as file:
+        with weight_file(folder).open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     done = subprocess.run(
