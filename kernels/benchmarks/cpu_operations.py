@@ -49,6 +49,7 @@ SHAPES = {  # (out, in)
 }
 TOKENS = (1, 8, 32, 128, 512, 2048)
 MOST_SECONDS = 0.02  # of one sample
+QUIET_SECONDS = 0.02
 Run = Callable[[], object]
 
 
@@ -71,6 +72,7 @@ def main() -> None:
                 backends = prepare(tokens, features, out, threads)
                 samples: dict[str, list[float]] = {backend: [] for backend in backends}
                 for _ in range(arguments.rounds):
+                    time.sleep(QUIET_SECONDS)
                     peaks.append(library.native().bitembed_peak_gops(threads))
                     for backend, run in backends.items():
                         samples[backend].append(2e-9 * tokens * out * features / seconds(run))
@@ -96,7 +98,8 @@ def main() -> None:
 
 
 def seconds(run: Run) -> float:
-    """Of one call, from as many as fill a sample."""
+    """Of one call, from as many as fill a sample, once the threads of the backend before have gone to sleep."""
+    time.sleep(QUIET_SECONDS)
     start = time.perf_counter()
     run()
     once = time.perf_counter() - start
@@ -165,6 +168,7 @@ def onnx_int8(x: torch.Tensor, codes: torch.Tensor, threads: int) -> Run:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     options = SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
     session = InferenceSession(model, options, providers=["CPUExecutionProvider"])
     inputs = {"x": x.numpy()}
