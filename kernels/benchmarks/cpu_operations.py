@@ -3,9 +3,9 @@
     python kernels/benchmarks/cpu_operations.py --out kernels/benchmarks/results/cpu_operations.json
 
 A product and a sum are two operations. "ternary" has everything in it: RMSNorm, quantization of the activations, product,
-scales. "without norm" leaves the norm out. The peers multiply what is ready: `torch._int_mm` int8 codes, to int32 sums;
-onnxruntime (`DynamicQuantizeMatMul`, where it is installed) quantizes activations as well. The peak is the machine's
-dot-product instruction alone, measured in every round. Rounds go through all backends in turn; medians and extremes are
+scales. "without norm" leaves the norm out. The peers multiply what is ready: `torch._int_mm` int8 codes, to int32 sums.
+onnxruntime is left to `cpu_texts.py`: with its sessions in this process, two native threads ran erratically. The peak is
+the machine's dot-product instruction alone, measured in every round. Rounds go through all backends in turn; medians and extremes are
 kept. Before a shape is timed, the native result is compared with the reference's.
 """
 
@@ -15,11 +15,9 @@ import sys
 import time
 from collections.abc import Callable
 from ctypes import c_void_p
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 import torch
 from torch.nn import functional as F
@@ -126,14 +124,11 @@ def prepare(tokens: int, features: int, out: int, threads: int) -> dict[str, Run
     float_weight = codes.float()
     narrow_x, narrow_weight = x.bfloat16(), float_weight.bfloat16()
     x_codes = torch.randint(-127, 128, (tokens, features), generator=generator, dtype=torch.int8)
-    backends |= {
+    return backends | {
         "torch float32": lambda: F.linear(x, float_weight),
         "torch bfloat16": lambda: F.linear(narrow_x, narrow_weight),
         "torch int8 (_int_mm)": lambda: torch._int_mm(x_codes, codes.t()),
     }
-    if find_spec("onnxruntime") and find_spec("onnx"):
-        backends["onnxruntime int8"] = onnx_int8(x, codes, threads)
-    return backends
 
 
 def native(x: torch.Tensor, weight: PanelWeight, norm: Norm | None, threads: int) -> Run:
@@ -148,31 +143,6 @@ def native(x: torch.Tensor, weight: PanelWeight, norm: Norm | None, threads: int
         return y
 
     return run
-
-
-def onnx_int8(x: torch.Tensor, codes: torch.Tensor, threads: int) -> Run:
-    from onnx import TensorProto, helper, numpy_helper
-    from onnxruntime import InferenceSession, SessionOptions
-
-    weight = numpy_helper.from_array(np.ascontiguousarray(codes.t().numpy()), "w")
-    scale = numpy_helper.from_array(np.array(0.1, dtype=np.float32), "s")
-    node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain="com.microsoft")
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [node],
-        "linear",
-        [value("x", TensorProto.FLOAT, list(x.shape))],
-        [value("y", TensorProto.FLOAT, [len(x), len(codes)])],
-        [weight, scale],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    options = SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
-    session = InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    inputs = {"x": x.numpy()}
-    return lambda: session.run(None, inputs)
 
 
 def plot(results: dict[str, Any]) -> go.Figure:
