@@ -4,9 +4,9 @@
 
 A product and a sum are two operations. "ternary" has everything in it: RMSNorm, quantization of the activations, product,
 scales. "without norm" leaves the norm out. The peers multiply what is ready: `torch._int_mm` int8 codes, to int32 sums.
-onnxruntime is left to `cpu_texts.py`: with its sessions in this process, two native threads ran erratically. The peak is
-the machine's dot-product instruction alone, measured in every round. Rounds go through all backends in turn; medians and extremes are
-kept. Before a shape is timed, the native result is compared with the reference's.
+onnxruntime is in `cpu_texts.py`. The peak is the machine's dot-product instruction alone, measured in every round. Rounds
+go through all backends in turn; medians and extremes are kept. Before a shape is timed, the native result is compared
+with the reference's.
 """
 
 import argparse
@@ -46,8 +46,7 @@ SHAPES = {  # (out, in)
     "MiniLM down": (384, 1536),
 }
 TOKENS = (1, 8, 32, 128, 512, 2048)
-MOST_SECONDS = 0.02  # of one sample
-QUIET_SECONDS = 0.02
+SAMPLE_SECONDS = QUIET_SECONDS = 0.02
 Run = Callable[[], object]
 
 
@@ -96,16 +95,19 @@ def main() -> None:
 
 
 def seconds(run: Run) -> float:
-    """Of one call, from as many as fill a sample, once the threads of the backend before have gone to sleep."""
+    """Of one call, once the threads of the backend before sleep and its own are awake and spread over the cores."""
     time.sleep(QUIET_SECONDS)
-    start = time.perf_counter()
-    run()
-    once = time.perf_counter() - start
-    count = max(1, int(MOST_SECONDS / once))
-    start = time.perf_counter()
-    for _ in range(count):
+    repeated(run, QUIET_SECONDS)
+    return repeated(run, SAMPLE_SECONDS)
+
+
+def repeated(run: Run, at_least: float) -> float:
+    """Seconds of one call, from as many as fill that time."""
+    calls, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < at_least:
         run()
-    return (time.perf_counter() - start) / count
+        calls += 1
+    return elapsed / calls
 
 
 def prepare(tokens: int, features: int, out: int, threads: int) -> dict[str, Run]:
