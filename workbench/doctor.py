@@ -130,6 +130,7 @@ def _kernel_error(name: str, device: str) -> float:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 64, generator=generator).to(device)
     layer = BitLinear(64, 32, bias=False, norm_eps=None).to(device)
+    assert layer.weight is not None
     expected = select_kernel("reference", device).latent(x, layer.weight)
     layer.kernel = select_kernel(name, device)
     training = layer(x)
