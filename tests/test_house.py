@@ -12,6 +12,7 @@ MAY_IMPORT = {
         "torch",
         "transformers",
         "safetensors",
+        "xxhash",
         "numpy",
         "tokenizers",
         "tqdm",
