@@ -105,19 +105,22 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "any_zero_nibble": (c_int, [c_void_p, c_int64, c_int]),
     "any_field_3": (c_int, [c_void_p, c_int64, c_int]),
     "norm_quantize": (
-        None,
+        c_int,
         [c_void_p, c_int64, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_void_p, c_int],
     ),
-    "linears": (None, [c_void_p, c_int64, POINTER(Linear), c_int64, POINTER(c_void_p), c_int, c_int]),
-    "feed_forward": (None, [c_void_p, c_int64, *[POINTER(Linear)] * 3, c_int32, c_void_p, c_int]),
+    "linears": (c_int, [c_void_p, c_int64, POINTER(Linear), c_int64, POINTER(c_void_p), c_int, c_int]),
+    "feed_forward": (c_int, [c_void_p, c_int64, *[POINTER(Linear)] * 3, c_int32, c_void_p, c_int]),
     "rotate": (None, [c_void_p, c_void_p, c_int64, c_int64, c_int64, POINTER(Norm), c_void_p, c_int]),
-    "attention": (None, [*[c_void_p] * 4, *[c_int64] * 4, c_float, c_int32, c_int64, c_void_p, c_int]),
+    "attention": (c_int, [*[c_void_p] * 4, *[c_int64] * 4, c_float, c_int32, c_int64, c_void_p, c_int]),
     "lookup": (None, [POINTER(Table), c_void_p, c_int64, c_void_p, c_int]),
-    "pool": (None, [c_void_p, c_void_p, c_int64, c_int64, POINTER(Norm), c_int32, c_void_p, c_int]),
+    "pool": (c_int, [c_void_p, c_void_p, c_int64, c_int64, POINTER(Norm), c_int32, c_void_p, c_int]),
     "encode": (c_int, [POINTER(Encoder), c_void_p, c_void_p, c_int64, c_void_p, c_int]),
     "peak_gops": (c_double, [c_int]),
     "read_gbs": (c_double, [c_int]),
 }
+
+# Of these, a result other than 0 means that there was not enough memory.
+NEED_MEMORY = ("norm_quantize", "linears", "feed_forward", "attention", "pool", "encode")
 
 
 @cache
@@ -138,6 +141,8 @@ def load() -> ctypes.CDLL | None:
     for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(library, f"bitembed_{name}")
         function.restype, function.argtypes = result, arguments
+        if name in NEED_MEMORY:
+            function.errcheck = _enough_memory
     asked = os.environ.get(ISA_VARIABLE)
     if asked and library.bitembed_select(asked.encode()):
         supported = library.bitembed_supported().decode().replace(" ", ", ")
@@ -191,6 +196,11 @@ def pointer(tensor: Tensor | None) -> int | None:
 def text_offsets(lengths: Sequence[int]) -> Tensor:
     """int64 (texts + 1,): where each text begins among the tokens of all, and where the last one ends."""
     return torch.cat([torch.zeros(1, dtype=torch.long), torch.tensor(lengths, dtype=torch.long).cumsum(0)])
+
+
+def _enough_memory(result: int, _function: Any, _arguments: Any) -> None:
+    if result:
+        raise MemoryError("not enough memory for a native operation; give it fewer or shorter texts at once")
 
 
 def _find() -> Path | None:

@@ -63,19 +63,31 @@ class NativeEncoder:
         return self._state == _state_of(self._model, pooling)
 
     def encode(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Vectors float32 (texts, hidden) of token ids, none of which may be an empty list or outside the vocabulary.
+        """Vectors float32 (texts, hidden) of token ids.
 
         Raises:
+            ValueError: a text without tokens, one longer than the model has positions for, or an id outside the vocabulary.
             MemoryError: the texts' intermediate results do not fit into memory.
         """
         lengths = [len(tokens) for tokens in ids]
-        self._reach(max(lengths))
+        if not lengths or min(lengths) == 0:
+            raise ValueError("there are no texts, or one of them has no tokens; such a text has no embedding")
         flat = torch.tensor([token for tokens in ids for token in tokens])
+        if flat.min() < 0 or flat.max() >= _rows(self._architecture.tokens):
+            raise ValueError(
+                f"token ids from {flat.min()} to {flat.max()}, but the model has {_rows(self._architecture.tokens)} tokens: "
+                "the tokenizer belongs to another model"
+            )
+        positions = self._architecture.positions
+        if positions is not None and max(lengths) > _rows(positions):
+            raise ValueError(
+                f"a text of {max(lengths)} tokens, but the model has {_rows(positions)} positions"
+            )
+        self._reach(max(lengths))
         offsets = library.text_offsets(lengths)
         vectors = torch.empty(len(ids), self._architecture.hidden)
         arguments = (flat.data_ptr(), offsets.data_ptr(), len(ids), vectors.data_ptr(), library.threads())
-        if library.native().bitembed_encode(ctypes.byref(self._encoder), *arguments):
-            raise MemoryError(f"not enough memory to encode {len(flat)} tokens at once; shorten the texts")
+        library.native().bitembed_encode(ctypes.byref(self._encoder), *arguments)
         return vectors
 
     def _reach(self, positions: int) -> None:
@@ -132,6 +144,13 @@ class NativeEncoder:
         kept = tensor.detach().float().contiguous()
         self._kept.append(kept)
         return kept
+
+
+def _rows(embedding: nn.Module) -> int:
+    if isinstance(embedding, QuantizedEmbedding):
+        return embedding.table.shape[0]
+    assert isinstance(embedding, nn.Embedding)
+    return embedding.num_embeddings
 
 
 def _state_of(model: PreTrainedModel, pooling: PoolingMode) -> tuple[object, ...]:

@@ -11,7 +11,11 @@ from bitembed_core.pooling import PoolingMode
 
 
 def look_up(embedding: QuantizedEmbedding, ids: Tensor) -> Tensor:
-    """As `embedding(ids)`: float32 (n, dimension) of int64 ids (n,), each of which must be a row."""
+    """As `embedding(ids)`: float32 (n, dimension) of int64 ids (n,); IndexError when one is no row."""
+    if len(ids) and not 0 <= ids.min() <= ids.max() < embedding.table.shape[0]:
+        raise IndexError(
+            f"ids from {ids.min()} to {ids.max()}, the table has {embedding.table.shape[0]} rows"
+        )
     y = torch.empty(len(ids), embedding.dimension)
     table = table_operand(embedding)
     library.native().bitembed_lookup(

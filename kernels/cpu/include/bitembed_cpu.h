@@ -1,8 +1,8 @@
 /* The C interface of the native CPU operations.
  *
  * Every function works on contiguous float32 unless it says otherwise, divides its work among `threads` threads and gives
- * the same result whatever their number. Shapes are checked by the caller; nothing here reports an error except where a
- * return value says so. Texts of a batch lie one after another without padding: text i has the tokens
+ * the same result whatever their number. Shapes are checked by the caller. A function that needs memory of its own returns
+ * 0, or -1 when there is none; its results are then undefined. Texts of a batch lie one after another without padding: text i has the tokens
  * offsets[i] .. offsets[i + 1] - 1.
  */
 #ifndef BITEMBED_CPU_H
@@ -82,27 +82,27 @@ int bitembed_any_zero_nibble(const uint8_t* bytes, int64_t n, int threads);
 int bitembed_any_field_3(const uint8_t* bytes, int64_t n, int threads);
 
 /* codes (m, in) int8, scale (m,), inverse_rms (m,): Eq 3 and Eq 2 in one pass; a NULL gain leaves the norm out. */
-void bitembed_norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes,
+int bitembed_norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes,
                             float* scale, float* inverse_rms, int threads);
 /* y[i] (m, out of linears[i]) of x (m, in): projections of one input in one pass; bfloat16 when bf16 is not 0. */
-void bitembed_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, void** y, int bf16,
+int bitembed_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, void** y, int bf16,
                       int threads);
 /* y (m, out of down) = down(activation(gate(x)) * up(x)); without gate, down(activation(up(x))). */
-void bitembed_feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const bitembed_linear* up,
+int bitembed_feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const bitembed_linear* up,
                            const bitembed_linear* down, int32_t activation, float* y, int threads);
 /* In place on x (tokens, heads, head_dim): norm per head, then rotation by the position within the text. */
 void bitembed_rotate(float* x, const int64_t* offsets, int64_t texts, int64_t heads, int64_t head_dim,
                      const bitembed_norm* norm, const float* rotations, int threads);
 /* y (tokens, heads, head_dim) of q (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim). */
-void bitembed_attention(const float* q, const float* k, const float* v, const int64_t* offsets, int64_t texts,
+int bitembed_attention(const float* q, const float* k, const float* v, const int64_t* offsets, int64_t texts,
                         int64_t heads, int64_t kv_heads, int64_t head_dim, float scale, int32_t causal, int64_t window,
                         float* y, int threads);
 /* y (n, dimension) of ids (n,). */
 void bitembed_lookup(const bitembed_table* table, const int64_t* ids, int64_t n, float* y, int threads);
 /* y (texts, features), L2-normalised, of states (tokens, features). */
-void bitembed_pool(const float* states, const int64_t* offsets, int64_t texts, int64_t features,
+int bitembed_pool(const float* states, const int64_t* offsets, int64_t texts, int64_t features,
                    const bitembed_norm* norm, int32_t pooling, float* y, int threads);
-/* y (texts, hidden), L2-normalised: the whole encoder. Returns -1 when memory runs out. */
+/* y (texts, hidden), L2-normalised: the whole encoder. */
 int bitembed_encode(const bitembed_encoder* encoder, const int64_t* ids, const int64_t* offsets, int64_t texts, float* y,
                     int threads);
 

@@ -154,34 +154,34 @@ BITEMBED_EXPORT double bitembed_read_gbs(int threads) {
 BITEMBED_EXPORT int bitembed_pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads) {
     return kernels().pack_panels(rows, out, in, panels, threads);
 }
-BITEMBED_EXPORT void bitembed_norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps,
+BITEMBED_EXPORT int bitembed_norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps,
                                             int8_t* codes, float* scale, float* inverse_rms, int threads) {
-    kernels().norm_quantize(x, m, in, gain, eps, codes, scale, inverse_rms, threads);
+    return kernels().norm_quantize(x, m, in, gain, eps, codes, scale, inverse_rms, threads);
 }
-BITEMBED_EXPORT void bitembed_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, void** y,
+BITEMBED_EXPORT int bitembed_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, void** y,
                                       int bf16, int threads) {
-    kernels().linears(x, m, linears, count, y, bf16, threads);
+    return kernels().linears(x, m, linears, count, y, bf16, threads);
 }
-BITEMBED_EXPORT void bitembed_feed_forward(const float* x, int64_t m, const bitembed_linear* gate,
+BITEMBED_EXPORT int bitembed_feed_forward(const float* x, int64_t m, const bitembed_linear* gate,
                                            const bitembed_linear* up, const bitembed_linear* down, int32_t activation,
                                            float* y, int threads) {
-    kernels().feed_forward(x, m, gate, up, down, activation, y, threads);
+    return kernels().feed_forward(x, m, gate, up, down, activation, y, threads);
 }
 BITEMBED_EXPORT void bitembed_rotate(float* x, const int64_t* offsets, int64_t texts, int64_t heads, int64_t head_dim,
                                      const bitembed_norm* norm, const float* rotations, int threads) {
     kernels().rotate(x, offsets, texts, heads, head_dim, norm, rotations, threads);
 }
-BITEMBED_EXPORT void bitembed_attention(const float* q, const float* k, const float* v, const int64_t* offsets,
+BITEMBED_EXPORT int bitembed_attention(const float* q, const float* k, const float* v, const int64_t* offsets,
                                         int64_t texts, int64_t heads, int64_t kv_heads, int64_t head_dim, float scale,
                                         int32_t causal, int64_t window, float* y, int threads) {
-    kernels().attention(q, k, v, offsets, texts, heads, kv_heads, head_dim, scale, causal, window, y, threads);
+    return kernels().attention(q, k, v, offsets, texts, heads, kv_heads, head_dim, scale, causal, window, y, threads);
 }
 BITEMBED_EXPORT void bitembed_lookup(const bitembed_table* table, const int64_t* ids, int64_t n, float* y, int threads) {
     kernels().lookup(table, ids, n, y, threads);
 }
-BITEMBED_EXPORT void bitembed_pool(const float* states, const int64_t* offsets, int64_t texts, int64_t features,
+BITEMBED_EXPORT int bitembed_pool(const float* states, const int64_t* offsets, int64_t texts, int64_t features,
                                    const bitembed_norm* norm, int32_t pooling, float* y, int threads) {
-    kernels().pool(states, offsets, texts, features, norm, pooling, y, threads);
+    return kernels().pool(states, offsets, texts, features, norm, pooling, y, threads);
 }
 BITEMBED_EXPORT int bitembed_encode(const bitembed_encoder* encoder, const int64_t* ids, const int64_t* offsets,
                                     int64_t texts, float* y, int threads) {

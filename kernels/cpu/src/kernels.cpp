@@ -7,8 +7,6 @@
 
 namespace {
 
-constexpr int64_t BLOCK_TOKENS = MOST_BLOCK_TOKENS;
-
 int pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads) {
     const int64_t steps = blocks_of(in, LANES), width = blocks_of(in, 4), blocks = blocks_of(out, LANES);
     std::atomic<int> bad{0};
@@ -33,7 +31,7 @@ int pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, i
     return bad.load() ? -1 : 0;
 }
 
-void norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes, float* scale,
+int norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes, float* scale,
                    float* inverse, int threads) {
     const int64_t block = block_tokens(m, threads), width = code_width(in);
     Arena arena;
@@ -41,7 +39,7 @@ void norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, flo
         return arena.take<char>(threads * (aligned(in * 4 + 64) + aligned(width)));
     };
     lay_out();
-    if (!arena.allocate()) return;
+    if (!arena.allocate()) return -1;
     char* memory = lay_out();
     auto work = [&](Team& team, int thread) {
         char* mine = memory + thread * (aligned(in * 4 + 64) + aligned(width));
@@ -62,6 +60,7 @@ void norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, flo
         }
     };
     bitembed::run_team(threads, 1, work);
+    return 0;
 }
 
 // Memory of one thread that quantizes and multiplies blocks of tokens.
@@ -100,13 +99,13 @@ void rms_of_tokens(const bitembed_linear& w, const float* x, int64_t count, floa
         for (int64_t t = 0; t < count; t++) inverse[t] = inverse_rms(x + t * w.in_features, w.in_features, w.norm_eps);
 }
 
-void linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, void** y, int bf16, int threads) {
-    if (m == 0) return;
+int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, void** y, int bf16, int threads) {
+    if (m == 0) return 0;
     // A few tokens are quantized by every thread, and the rows of the weights shared out; many tokens are shared out.
     const bool by_rows = m < 4 * threads;
     const int64_t block = by_rows ? m : block_tokens(m, threads), in = w[0].in_features;
     Scratches scratches(threads, block, in, 0);
-    if (!scratches) return;
+    if (!scratches) return -1;
     auto work = [&](Team& team, int thread) {
         BlockScratch& s = scratches[thread];
         const auto some = [&](int64_t from, int64_t to) {
@@ -129,14 +128,15 @@ void linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count,
         for (int64_t b; (b = team.next(0)) < blocks_of(m, block);) some(b * block, least(m, (b + 1) * block));
     };
     bitembed::run_team(threads, 1, work);
+    return 0;
 }
 
-void feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const bitembed_linear* up,
+int feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const bitembed_linear* up,
                   const bitembed_linear* down, int32_t activation, float* y, int threads) {
-    if (m == 0) return;
+    if (m == 0) return 0;
     const int64_t block = block_tokens(m, threads), in = up->in_features, inner = up->out_features;
     Scratches scratches(threads, block, most(in, inner), inner);
-    if (!scratches) return;
+    if (!scratches) return -1;
     const bitembed_linear no_gate = {};
     const bitembed_linear& first = gate ? *gate : *up;
     auto work = [&](Team& team, int thread) {
@@ -157,6 +157,7 @@ void feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const 
         }
     };
     bitembed::run_team(threads, 1, work);
+    return 0;
 }
 
 void rotate(float* x, const int64_t* offsets, int64_t texts, int64_t heads, int64_t head_dim, const bitembed_norm* norm,
@@ -173,7 +174,7 @@ void rotate(float* x, const int64_t* offsets, int64_t texts, int64_t heads, int6
     bitembed::run_team(threads, 1, work);
 }
 
-void attention(const float* q, const float* k, const float* v, const int64_t* offsets, int64_t texts, int64_t heads,
+int attention(const float* q, const float* k, const float* v, const int64_t* offsets, int64_t texts, int64_t heads,
                int64_t kv_heads, int64_t head_dim, float scale, int32_t causal, int64_t window, float* y, int threads) {
     int64_t longest = 0;
     for (int64_t i = 0; i < texts; i++) longest = most(longest, offsets[i + 1] - offsets[i]);
@@ -181,7 +182,7 @@ void attention(const float* q, const float* k, const float* v, const int64_t* of
     const int64_t key_floats = blocks_of(longest, LANES) * LANES * head_dim, floats = QUERY_ROWS * p_stride + key_floats;
     Arena arena;
     arena.take<float>(threads * floats);
-    if (!arena.allocate()) return;
+    if (!arena.allocate()) return -1;
     float* memory = arena.take<float>(threads * floats);
     auto work = [&](Team& team, int thread) {
         float *p = memory + thread * floats, *keys = p + QUERY_ROWS * p_stride;
@@ -197,22 +198,23 @@ void attention(const float* q, const float* k, const float* v, const int64_t* of
         }
     };
     bitembed::run_team(threads, 1, work);
+    return 0;
 }
 
 void lookup(const bitembed_table* table, const int64_t* ids, int64_t n, float* y, int threads) {
     auto work = [&](Team& team, int) {
-        for (int64_t b; (b = team.next(0)) < blocks_of(n, BLOCK_TOKENS);)
-            for (int64_t i = b * BLOCK_TOKENS; i < least(n, (b + 1) * BLOCK_TOKENS); i++)
+        for (int64_t b; (b = team.next(0)) < blocks_of(n, MOST_BLOCK_TOKENS);)
+            for (int64_t i = b * MOST_BLOCK_TOKENS; i < least(n, (b + 1) * MOST_BLOCK_TOKENS); i++)
                 look_up(*table, ids[i], y + i * table->dimension, false);
     };
     bitembed::run_team(threads, 1, work);
 }
 
-void pool(const float* states, const int64_t* offsets, int64_t texts, int64_t features, const bitembed_norm* norm,
+int pool(const float* states, const int64_t* offsets, int64_t texts, int64_t features, const bitembed_norm* norm,
           int32_t pooling, float* y, int threads) {
     Arena arena;
     arena.take<float>(threads * features);
-    if (!arena.allocate()) return;
+    if (!arena.allocate()) return -1;
     float* rows = arena.take<float>(threads * features);
     auto work = [&](Team& team, int thread) {
         for (int64_t i; (i = team.next(0)) < texts;)
@@ -220,6 +222,7 @@ void pool(const float* states, const int64_t* offsets, int64_t texts, int64_t fe
                       rows + thread * features, y + i * features);
     };
     bitembed::run_team(threads, 1, work);
+    return 0;
 }
 
 int encode(const bitembed_encoder* encoder, const int64_t* ids, const int64_t* offsets, int64_t texts, float* y,

@@ -1,6 +1,8 @@
 """The native encoder against the torch model, and that a text's vector depends on nothing but the text."""
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -145,3 +147,69 @@ def test_many_texts_are_cut_into_batches(tiny_embedder, sentences) -> None:
     vectors = tiny_embedder.encode(many)
     for row in (0, 511, 512, 1199):
         assert np.array_equal(vectors[row], tiny_embedder.encode(many[row]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "no texts"),
+        ([[5], []], "no tokens"),
+        ([[5, 260]], "tokenizer belongs to another model"),
+        ([[-1]], "tokenizer belongs to another model"),
+        ([[5] * 129], "has 128 positions"),
+    ],
+)
+def test_ids_that_the_model_does_not_have_are_refused(tiny_embedder, ids, message) -> None:
+    tiny_embedder.convert()
+    with pytest.raises(ValueError, match=message):
+        NativeEncoder(tiny_embedder.model, "mean").encode(ids)
+
+
+def test_running_out_of_memory_is_an_error(make_embedder) -> None:
+    """A text of two million tokens under an address-space limit, in a process of its own."""
+    script = """
+import resource, torch
+from tests.conftest import tiny_embedder_of
+from bitembed_core.ops.encoder import NativeEncoder
+embedder = tiny_embedder_of("qwen3")
+embedder.convert()
+encoder = NativeEncoder(embedder.model, "mean")
+encoder._rotations = {kind: torch.empty(1 << 22, 16) for kind in encoder._rotations}
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), used + (1 << 28)))
+try:
+    encoder.encode([[5] * (1 << 21)])
+except MemoryError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "refused: not enough memory" in done.stdout, done.stderr
+
+
+def test_without_the_library_models_run_on_int8_and_it_is_said(
+    tiny_embedder, sentences, monkeypatch, caplog
+) -> None:
+    tiny_embedder.convert()
+    expected = tiny_embedder.encode(sentences)
+    library.load.cache_clear()
+    monkeypatch.setattr(library, "_find", lambda: None)
+    try:
+        with caplog.at_level(logging.WARNING):
+            tiny_embedder._use_kernel("auto")
+        assert tiny_embedder.kernel == "int8"
+        assert caplog.text.count("native operations were not built") == 1
+        assert (tiny_embedder.encode(sentences) * expected).sum(axis=1).min() > 0.99
+        with pytest.raises(ValueError, match="were not built"):
+            use_kernel(tiny_embedder.model, "native")
+    finally:
+        library.load.cache_clear()
+
+
+def test_an_instruction_set_that_is_not_here_is_refused(monkeypatch) -> None:
+    library.load.cache_clear()
+    monkeypatch.setenv(library.ISA_VARIABLE, "avx1024")
+    try:
+        with pytest.raises(ValueError, match="avx1024: not on this machine, which has"):
+            library.load()
+    finally:
+        library.load.cache_clear()

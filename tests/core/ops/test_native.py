@@ -125,8 +125,7 @@ def test_several_projections_with_norm_and_bias(isa, tokens, features, out, dtyp
     biases = [random(out), None]
     weights = [PanelWeight(pack_ternary(random_codes(out + i, features)), features) for i in range(2)]
     operands = [w.operand(0.7, b, Norm(g, 1e-5)) for w, b, g in zip(weights, biases, gains, strict=True)]
-    if biases[0] is not None:
-        together = ternary_linears(x, operands)
+    together = ternary_linears(x, operands)
     for i, (gain, bias) in enumerate(zip(gains, biases, strict=True)):
         codes, scale, _ = norm_quantize(x.float(), Norm(gain, 1e-5))
         sums = codes.long() @ random_codes(out + i, features).long().t()
