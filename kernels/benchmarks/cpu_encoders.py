@@ -219,8 +219,6 @@ def load(model: str) -> BitEmbedder:
         return load_embedder(model)
     from transformers import AutoModel, Qwen3Config
 
-    from workbench.catalog.models import load_embedder as any_tokenizer
-
     config = Qwen3Config(
         vocab_size=151936,
         hidden_size=1024,
@@ -232,7 +230,7 @@ def load(model: str) -> BitEmbedder:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    tokenizer = any_tokenizer("minilm").tokenizer
+    tokenizer = load_embedder("minilm").tokenizer
     return BitEmbedder(AutoModel.from_config(config).eval(), tokenizer, SentenceSettings("mean", 512))
 
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "../src/simd.h"
 #include "bitembed_cpu.h"
 
 namespace {
@@ -207,6 +208,32 @@ void test_encoder(bool post_norm, bool gated, int32_t pooling) {
     }
 }
 
+// The errors that simd.h claims for its functions, over the range in which they are used.
+void test_functions() {
+    double worst_exponential = 0.0, worst_error_function = 0.0;
+    for (float x = -86.9f; x < 87.9f; x += 0.0037f) {
+        const double exact = std::exp(static_cast<double>(x));
+        worst_exponential = std::fmax(worst_exponential, std::fabs(exponential(splat(x))[0] - exact) / exact);
+    }
+    for (float x = -6.0f; x < 6.0f; x += 0.00037f)
+        worst_error_function = std::fmax(
+            worst_error_function, std::fabs(error_function(splat(x))[0] - std::erf(static_cast<double>(x))));
+    check(worst_exponential < 3e-7, "exponential is off by " + std::to_string(1e7 * worst_exponential) + "e-7");
+    check(worst_error_function < 3e-7, "error function is off by " + std::to_string(1e7 * worst_error_function) + "e-7");
+    check(exponential(splat(-200.0f))[0] == 0.0f && std::isnan(exponential(splat(NAN))[0]), "exponential of extremes");
+    for (uint32_t half = 0; half < 0x10000; half++) {
+        const int exponent = static_cast<int>(half >> 10 & 31);
+        const double fraction = (half & 1023) / 1024.0, sign = half & 0x8000 ? -1.0 : 1.0;
+        const double exact = sign * (exponent ? std::ldexp(1.0 + fraction, exponent - 15) : std::ldexp(fraction, -14));
+        const float got = float_of_half(static_cast<uint16_t>(half));
+        if (exponent == 31) {
+            check(half & 1023 ? std::isnan(got) : std::isinf(got), "float16 without a value");
+        } else {
+            check(got == static_cast<float>(exact), "float16 " + std::to_string(half));
+        }
+    }
+}
+
 void test_all() {
     for (const int threads : {1, 2, 5}) {
         for (const int64_t tokens : {0, 1, 2, 3, 7, 8, 9, 13, 65})
@@ -227,6 +254,7 @@ void test_all() {
 }  // namespace
 
 int main() {
+    test_functions();
     std::istringstream supported(bitembed_supported());
     std::string isa;
     while (supported >> isa) {

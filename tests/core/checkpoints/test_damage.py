@@ -1,8 +1,10 @@
 """Damaged and hostile files: a clear error, never a crash, absurd memory, or another embedding without a word."""
 
+import hashlib
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import struct
@@ -162,6 +164,23 @@ def rewritten(folder, change) -> None:
         config = json.loads((folder / "config.json").read_text())
         config["quantization_config"]["version"] = 1
         (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_the_checksum_of_older_files_still_counts(make_embedder, tmp_path, monkeypatch) -> None:
+    from bitembed_core.checkpoints import tensor_files
+
+    monkeypatch.setattr(tensor_files, "DIGEST_KEY", "sha256")  # as version 2 wrote it
+    folder = packed(tmp_path, make_embedder)
+    weights = folder / "model.safetensors"
+    monkeypatch.undo()
+    content = weights.read_bytes()
+    zeroed = re.sub(b'"sha256":"([0-9a-f]{64})"', b'"sha256":"' + b"0" * 64 + b'"', content, count=1)
+    assert hashlib.sha256(zeroed).hexdigest().encode() in content
+    BitEmbedder.from_pretrained(folder)
+    flipped = bytearray(content)
+    flipped[-5] ^= 1
+    weights.write_bytes(flipped)
+    refused(folder, "does not match the checksum")
 
 
 def test_truncated_wrong_shape_missing_norm_and_checksum(make_embedder, tmp_path) -> None:
