@@ -26,6 +26,22 @@ from bitembed_core.checkpoints.tensor_files import refuse_pickled_folder
 QWEN3_END_OF_TEXT = (
     "<|endoftext|>"  # id 151643, what the released checkpoints append; not the chat model's EOS
 )
+ENCODER_TYPES = frozenset(
+    [
+        "albert",
+        "bert",
+        "camembert",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "roberta",
+        "xlm-roberta",
+    ]
+)
 
 
 class Backbone(NamedTuple):
@@ -169,3 +185,9 @@ def append_eos(tokenizer: PreTrainedTokenizerBase, model_type: str) -> None:
     tokenizer.backend_tokenizer.post_processor = (
         template if alone else processors.Sequence([before, template])
     )
+
+
+def longest_text(model: PreTrainedModel, tokenizer_limit: int | None) -> int:
+    """Tokens that the architecture and the tokenizer, where it sets a limit, can take."""
+    limits = (getattr(model.config, "max_position_embeddings", None), tokenizer_limit)
+    return int(min(limit for limit in limits if limit))

@@ -1,6 +1,5 @@
 """BitEmbedder: text in, L2-normalised vectors or packed low-bit codes out."""
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,14 +15,15 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from bitembed_core.backbones import append_eos, load_backbone, local_folder
+from bitembed_core.backbones import ENCODER_TYPES, append_eos, load_backbone, local_folder, longest_text
 from bitembed_core.checkpoints import gguf
 from bitembed_core.checkpoints.bitnet_format import is_bitnet, load_bitnet
+from bitembed_core.checkpoints.folders import check_tokenizer_files, compact_json, refuse_to_overwrite
 from bitembed_core.checkpoints.gguf.vocabulary import read_tokenizer
 from bitembed_core.checkpoints.layouts import LAYOUTS, Layout, layout_of, load_ternary, save_model
 from bitembed_core.checkpoints.model_card import CARD_FILE, model_card, try_out
 from bitembed_core.checkpoints.provenance import Provenance
-from bitembed_core.checkpoints.sentence_files import MODULES, SentenceSettings, read_settings, write_settings
+from bitembed_core.checkpoints.sentence_files import SentenceSettings, read_settings, write_settings
 from bitembed_core.conversion import (
     ConversionReport,
     Sites,
@@ -43,8 +43,6 @@ from bitembed_core.storage import PRECISIONS, StorageFormat
 from bitembed_core.tokenization import length_batches, pad, token_batches, token_ids, tokenized_ahead
 
 logger = logging.getLogger(__name__)
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 
 
 class BitEmbedder:
@@ -101,7 +99,7 @@ class BitEmbedder:
         tokenizer: Tokenizer | Callable[[], Tokenizer]
         if layout is not None or is_bitnet(path):
             model = load_ternary(path, layout) if layout is not None else load_bitnet(path)
-            _check_tokenizer_files(path)
+            check_tokenizer_files(path)
             tokenizer = partial(AutoTokenizer.from_pretrained, path)
         else:
             model, tokenizer = load_backbone(path)
@@ -109,7 +107,7 @@ class BitEmbedder:
         limit = (
             read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
         )
-        settings = read_settings(path, is_decoder, longest=_longest(model, limit.get("model_max_length")))
+        settings = read_settings(path, is_decoder, longest=longest_text(model, limit.get("model_max_length")))
         if not settings.provenance.base_model:
             settings.provenance.base_model = str(source) if not Path(source).exists() else path.resolve().name
         return cls(model, tokenizer, settings, device, kernel)
@@ -157,7 +155,7 @@ class BitEmbedder:
 
     @max_length.setter
     def max_length(self, tokens: int) -> None:
-        if not 1 <= tokens <= _longest(self.model, self.tokenizer.model_max_length):
+        if not 1 <= tokens <= longest_text(self.model, self.tokenizer.model_max_length):
             raise ValueError(f"max_length must be positive and fit the architecture, got {tokens}")
         self.settings.max_length = tokens
 
@@ -303,7 +301,7 @@ class BitEmbedder:
         if gguf_type is not None and layout != "gguf":
             raise ValueError(f"gguf_type={gguf_type!r} is for layout 'gguf', not for {layout!r}")
         folder = Path(folder)
-        _refuse_to_overwrite(folder)
+        refuse_to_overwrite(folder)
         if layout == "gguf":
             self._save_gguf(folder, gguf_type)
             return
@@ -317,7 +315,7 @@ class BitEmbedder:
             save_model(self.model, fresh, form, token_table or "float16")
             self.tokenizer.save_pretrained(fresh)
             if form == "packed":
-                _compact_json(fresh / "tokenizer.json")
+                compact_json(fresh / "tokenizer.json")
             write_settings(fresh, self.settings, self.dimension)
             self._write_card(fresh, form, folder.name, fresh / CARD_FILE, fresh.glob("*.safetensors"))
 
@@ -420,64 +418,11 @@ class BitEmbedder:
         return options if named else {**options, "prompt": self.prompts.get(side, "")}
 
 
-ENCODER_TYPES = frozenset(
-    [
-        "albert",
-        "bert",
-        "camembert",
-        "deberta",
-        "deberta-v2",
-        "distilbert",
-        "electra",
-        "modernbert",
-        "mpnet",
-        "nomic_bert",
-        "roberta",
-        "xlm-roberta",
-    ]
-)
-
-
-def _longest(model: PreTrainedModel, tokenizer_limit: int | None) -> int:
-    limits = (getattr(model.config, "max_position_embeddings", None), tokenizer_limit)
-    return int(min(limit for limit in limits if limit))
-
-
 def _read_gguf(path: Path) -> tuple[PreTrainedModel, Tokenizer | Callable[[], Tokenizer], SentenceSettings]:
     file = gguf.GGUFFile(path)
     if gguf.is_read_here(file):
         model = gguf.read_model(file)
-        settings = gguf.read_settings(file, _longest(model, None))
+        settings = gguf.read_settings(file, longest_text(model, None))
         return model, partial(read_tokenizer, path, file.metadata), settings
     model, tokenizer = load_backbone(path)
-    return model, tokenizer, gguf.read_settings(file, _longest(model, tokenizer.model_max_length))
-
-
-def _check_tokenizer_files(folder: Path) -> None:
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(f"{folder} has no tokenizer: one of {', '.join(TOKENIZER_FILES)} belongs there")
-
-
-def _compact_json(path: Path) -> None:
-    """Rewrite a JSON file without white space: half of a large tokenizer's file."""
-    if path.is_file():
-        path.write_text(
-            json.dumps(read_json(path), ensure_ascii=False, separators=(",", ":")), encoding="utf-8"
-        )
-
-
-def _refuse_to_overwrite(target: Path) -> None:
-    """ValueError when there is something at `target` that is no model."""
-    if not target.exists():
-        card = target.with_suffix(".md")
-        if target.suffix == ".gguf" and card.exists():
-            raise ValueError(f"{card}, where the model card belongs, exists already; it is not overwritten")
-        return
-    if target.is_file():
-        with target.open("rb") as file:
-            is_model = target.suffix == ".gguf" and file.read(4) == b"GGUF"
-    else:
-        rest = [path for path in target.iterdir() if path.name != CARD_FILE]
-        is_model = (target / MODULES).is_file() or not rest or [path.suffix for path in rest] == [".gguf"]
-    if not is_model:
-        raise ValueError(f"{target} exists and is no model folder; it is not overwritten")
+    return model, tokenizer, gguf.read_settings(file, longest_text(model, tokenizer.model_max_length))
