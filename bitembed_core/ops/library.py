@@ -117,6 +117,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "encode": (c_int, [POINTER(Encoder), c_void_p, c_void_p, c_int64, c_void_p, c_int]),
     "peak_gops": (c_double, [c_int]),
     "read_gbs": (c_double, [c_int]),
+    "time_linears": (c_double, [c_void_p, c_int64, POINTER(Linear), c_int64, c_void_p, c_int64, c_int]),
 }
 
 # Of these, a result other than 0 means that there was not enough memory.

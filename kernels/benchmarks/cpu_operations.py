@@ -3,10 +3,12 @@
     python kernels/benchmarks/cpu_operations.py --out kernels/benchmarks/results/cpu_operations.json
 
 A product and a sum are two operations. "ternary" has everything in it: RMSNorm, quantization of the activations, product,
-scales. "without norm" leaves the norm out. The peers multiply what is ready: `torch._int_mm` int8 codes, to int32 sums.
-onnxruntime is in `cpu_texts.py`. The peak is the machine's dot-product instruction alone, measured in every round. Rounds
-go through all backends in turn; medians and extremes are kept. Before a shape is timed, the native result is compared
-with the reference's.
+scales. "without norm" leaves the norm out. Both are called from C, so that no Python is timed, with the same x and y each
+time. "one token" tells a third case, in GB/s: weights that no cache holds, layer after layer, against what the machine can
+read. The peers multiply what is ready: `torch._int_mm` int8 codes, to int32 sums; they are called from Python, which takes
+them about 2 microseconds. onnxruntime is in `cpu_texts.py`. The peak is the machine's dot-product instruction alone,
+measured in every round. Rounds go through all backends in turn; medians and extremes are kept. Before a shape is timed,
+the native result is compared with the reference's.
 """
 
 import argparse
@@ -14,7 +16,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from ctypes import c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ SHAPES = {  # (out, in)
 }
 TOKENS = (1, 8, 32, 128, 512, 2048)
 SAMPLE_SECONDS = QUIET_SECONDS = 0.02
-Run = Callable[[], object]
+COLD_BYTES = 128_000_000  # of weights, more than caches hold
+Seconds = Callable[[], float]  # of one call
 
 
 def main() -> None:
@@ -62,26 +64,27 @@ def main() -> None:
     results: dict[str, Any] = {"environment": environment(), "kernel": library.isa(), "threads": {}}
     for threads in arguments.threads:
         torch.set_num_threads(threads)
-        peaks, rows = [], []
+        peaks, rows, cold = [], [], []
         for name, (out, features) in SHAPES.items():
             print(f"{threads} threads, {name}", file=sys.stderr, flush=True)
+            cold.append({"shape": name, **one_token(out, features, threads, arguments.rounds)})
             for tokens in arguments.tokens:
                 backends = prepare(tokens, features, out, threads)
                 samples: dict[str, list[float]] = {backend: [] for backend in backends}
                 for _ in range(arguments.rounds):
                     time.sleep(QUIET_SECONDS)
                     peaks.append(library.native().bitembed_peak_gops(threads))
-                    for backend, run in backends.items():
-                        samples[backend].append(2e-9 * tokens * out * features / seconds(run))
+                    for backend, seconds in backends.items():
+                        time.sleep(QUIET_SECONDS)  # until the threads of the backend before sleep
+                        samples[backend].append(2e-9 * tokens * out * features / seconds())
                 for backend, gops in samples.items():
                     row = {"shape": name, "out": out, "in": features, "tokens": tokens, "backend": backend}
                     spread = {"gops": statistics.median(gops), "min": min(gops), "max": max(gops)}
                     rows.append({**row, **spread})
         peak = statistics.median(peaks)
-        read = library.native().bitembed_read_gbs(threads)
         for row in rows:
             row["share_of_peak"] = row["gops"] / peak
-        results["threads"][str(threads)] = {"peak_gops": peak, "read_gbs": read, "rows": rows}
+        results["threads"][str(threads)] = {"peak_gops": peak, "rows": rows, "one_token": cold}
     if arguments.out:
         write_json(arguments.out, results)
         plot(results).write_html(arguments.out.with_suffix(".html"), include_plotlyjs="cdn")
@@ -92,16 +95,42 @@ def main() -> None:
             print(
                 f"{name:26}" + "".join(f"{r['tokens']:7}: {100 * r['share_of_peak']:3.0f} %" for r in shares)
             )
+        print("one token, weights in memory: time over that of reading them")
+        print("   ".join(f"{row['shape']} {row['times_the_limit']:.2f}" for row in result["one_token"]))
 
 
-def seconds(run: Run) -> float:
-    """Of one call, once the threads of the backend before sleep and its own are awake and spread over the cores."""
-    time.sleep(QUIET_SECONDS)
-    repeated(run, QUIET_SECONDS)
-    return repeated(run, SAMPLE_SECONDS)
+def one_token(out: int, features: int, threads: int, rounds: int) -> dict[str, float]:
+    """GB/s of weights that a token's product reads from memory, and of reading alone."""
+    codes = torch.randint(
+        -1, 2, (out, features), generator=torch.Generator().manual_seed(0), dtype=torch.int8
+    )
+    packed, norm = pack_ternary(codes), Norm(torch.ones(features), 1e-6)
+    bytes_of_one = PanelWeight(packed, features).panels.numel()
+    weights = [PanelWeight(packed, features) for _ in range(COLD_BYTES // bytes_of_one)]
+    seconds = native(torch.randn(1, features), weights, norm, threads)[1]
+    rates, limits = [], []
+    for _ in range(rounds):
+        limits.append(library.native().bitembed_read_gbs(threads))
+        rates.append(1e-9 * bytes_of_one / seconds())
+    rate, limit = statistics.median(rates), statistics.median(limits)
+    return {
+        "read_gbs": rate,
+        "min": min(rates),
+        "max": max(rates),
+        "limit_gbs": limit,
+        "times_the_limit": limit / rate,
+    }
 
 
-def repeated(run: Run, at_least: float) -> float:
+def called_from_python(run: Callable[[], object]) -> Seconds:
+    def seconds() -> float:
+        repeated(run, QUIET_SECONDS)
+        return repeated(run, SAMPLE_SECONDS)
+
+    return seconds
+
+
+def repeated(run: Callable[[], object], at_least: float) -> float:
     """Seconds of one call, from as many as fill that time."""
     calls, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < at_least:
@@ -110,41 +139,47 @@ def repeated(run: Run, at_least: float) -> float:
     return elapsed / calls
 
 
-def prepare(tokens: int, features: int, out: int, threads: int) -> dict[str, Run]:
+def prepare(tokens: int, features: int, out: int, threads: int) -> dict[str, Seconds]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(tokens, features, generator=generator)
     codes = torch.randint(-1, 2, (out, features), generator=generator, dtype=torch.int8)
     norm = Norm(torch.rand(features, generator=generator) + 0.5, 1e-6)
     weight = PanelWeight(pack_ternary(codes), features)
-    backends = {
-        "ternary": native(x, weight, norm, threads),
-        "ternary without norm": native(x, weight, None, threads),
-    }
-    y, expected = backends["ternary"](), frozen_ternary_linear(x, codes, torch.tensor(0.1), None, norm)
+    y, with_norm = native(x, [weight], norm, threads)
+    with_norm()
+    expected = frozen_ternary_linear(x, codes, torch.tensor(0.1), None, norm)
     if (F.cosine_similarity(y, expected, dim=1) < 0.9999).any():
         raise RuntimeError("the native result is wrong; nothing is timed")
     float_weight = codes.float()
     narrow_x, narrow_weight = x.bfloat16(), float_weight.bfloat16()
     x_codes = torch.randint(-127, 128, (tokens, features), generator=generator, dtype=torch.int8)
-    return backends | {
-        "torch float32": lambda: F.linear(x, float_weight),
-        "torch bfloat16": lambda: F.linear(narrow_x, narrow_weight),
-        "torch int8 (_int_mm)": lambda: torch._int_mm(x_codes, codes.t()),
+    return {
+        "ternary": with_norm,
+        "ternary without norm": native(x, [weight], None, threads)[1],
+        "torch float32": called_from_python(lambda: F.linear(x, float_weight)),
+        "torch bfloat16": called_from_python(lambda: F.linear(narrow_x, narrow_weight)),
+        "torch int8 (_int_mm)": called_from_python(lambda: torch._int_mm(x_codes, codes.t())),
     }
 
 
-def native(x: torch.Tensor, weight: PanelWeight, norm: Norm | None, threads: int) -> Run:
-    """The C call itself, as the encoder makes it."""
-    y = torch.empty(len(x), weight.out_features)
-    operands = (library.Linear * 1)(weight.operand(0.1, None, norm))
-    outputs = (c_void_p * 1)(y.data_ptr())
-    call = library.native().bitembed_linears
+def native(
+    x: torch.Tensor, weights: list[PanelWeight], norm: Norm | None, threads: int
+) -> tuple[torch.Tensor, Seconds]:
+    """The result of the layers, one after another, and what tells the seconds of one of them."""
+    y = torch.empty(len(x), weights[0].out_features)
+    operands = (library.Linear * len(weights))(*[weight.operand(0.1, None, norm) for weight in weights])
+    time_linears = library.native().bitembed_time_linears
+    one = 0.0
 
-    def run() -> torch.Tensor:
-        call(x.data_ptr(), len(x), operands, 1, outputs, 0, threads)
-        return y
+    def seconds() -> float:
+        nonlocal one
+        arguments = (x.data_ptr(), len(x), operands, len(weights), y.data_ptr())
+        if not one:
+            one = time_linears(*arguments, len(weights), threads)
+        time_linears(*arguments, 1 + int(QUIET_SECONDS / one), threads)
+        return time_linears(*arguments, max(len(weights), 1 + int(SAMPLE_SECONDS / one)), threads)
 
-    return run
+    return y, seconds
 
 
 def plot(results: dict[str, Any]) -> go.Figure:

@@ -109,6 +109,9 @@ int bitembed_encode(const bitembed_encoder* encoder, const int64_t* ids, const i
 /* GOPS of the widest dot-product instruction of the selected instruction set on `threads` threads; GB/s read from memory. */
 double bitembed_peak_gops(int threads);
 double bitembed_read_gbs(int threads);
+/* Seconds of a call of bitembed_linears with one projection, from `calls` calls that take them in turn. */
+double bitembed_time_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, float* y,
+                             int64_t calls, int threads);
 
 #ifdef __cplusplus
 }

@@ -76,8 +76,8 @@ template <class Bad>
 int any_byte(const uint8_t* bytes, int64_t n, int threads, Bad bad) {
     constexpr int64_t CHUNK = 1 << 18;
     std::atomic<int> found{0};
-    auto work = [&](bitembed::Team& team, int) {
-        for (int64_t c; (c = team.next(0)) * CHUNK < n;) {
+    auto work = [&](bitembed::Team& team, int thread) {
+        for (int64_t c; (c = team.next(0, thread, (n + CHUNK - 1) / CHUNK)) >= 0;) {
             const int64_t end = (c + 1) * CHUNK < n ? (c + 1) * CHUNK : n;
             uint8_t any = 0;
             for (int64_t i = c * CHUNK; i < end; i++) any |= static_cast<uint8_t>(bad(bytes[i]));
@@ -131,14 +131,19 @@ BITEMBED_EXPORT int bitembed_any_field_3(const uint8_t* bytes, int64_t n, int th
 
 BITEMBED_EXPORT double bitembed_read_gbs(int threads) {
     constexpr int64_t WORDS = 1 << 25;  // 256 MB, more than caches hold
+    constexpr int STREAMS = 4;          // of a thread, each reading a part of its own: one alone does not fill the memory bus
     uint64_t* words = new uint64_t[WORDS];
     memset(words, 1, WORDS * sizeof(uint64_t));
     std::atomic<uint64_t> all{0};
     auto work = [&](bitembed::Team& team, int thread) {
-        const int64_t from = WORDS / team.size * thread, to = WORDS / team.size * (thread + 1);
-        uint64_t total = 0;
-        for (int64_t i = from; i < to; i++) total += words[i];
-        all.fetch_add(total);
+        const int64_t part = WORDS / team.size / STREAMS / 8 * 8;
+        const uint64_t* mine = words + thread * part * STREAMS;
+        uint64_t totals[STREAMS][8] = {};
+        for (int64_t i = 0; i < part; i += 8)
+            for (int s = 0; s < STREAMS; s++)
+                for (int j = 0; j < 8; j++) totals[s][j] += mine[s * part + i + j];
+        for (const auto& total : totals)
+            for (uint64_t t : total) all.fetch_add(t);
     };
     double best = 0.0;
     for (int round = 0; round < 3; round++) {
@@ -149,6 +154,14 @@ BITEMBED_EXPORT double bitembed_read_gbs(int threads) {
     }
     delete[] words;
     return best;
+}
+
+BITEMBED_EXPORT double bitembed_time_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count,
+                                            float* y, int64_t calls, int threads) {
+    void* to = y;
+    const double start = seconds();
+    for (int64_t i = 0; i < calls; i++) kernels().linears(x, m, linears + i % count, 1, &to, 0, threads);
+    return (seconds() - start) / static_cast<double>(calls);
 }
 
 BITEMBED_EXPORT int bitembed_pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads) {

@@ -54,12 +54,19 @@ void dot_tile(const TileInput& in, const TileOutput& to) {
     const uint8_t* panel = in.panel;
     const int64_t stride = in.stride;
     const int64_t block_bytes = in.block_bytes;
-    __m512i acc[T][B];
+    // With few tokens, odd fields have sums of their own: one chain of sums would take longer than reading the weights.
+    constexpr int CHAINS = T <= 2 ? 2 : 1;
+    __m512i acc[CHAINS][T][B];
     BITEMBED_UNROLL for (int t = 0; t < T; t++) {
-        BITEMBED_UNROLL for (int b = 0; b < B; b++) acc[t][b] = _mm512_set1_epi32(-in.code_sum[t]);
+        BITEMBED_UNROLL for (int b = 0; b < B; b++) {
+            acc[0][t][b] = _mm512_set1_epi32(-in.code_sum[t]);
+            if (CHAINS == 2) acc[CHAINS - 1][t][b] = _mm512_setzero_si512();
+        }
     }
     const __m512i field_mask = _mm512_set1_epi8(3);
     for (int64_t step = 0; step < in.steps; step++, panel += 64, codes += 16) {
+        // What the next tile of rows reads at this step.
+        BITEMBED_UNROLL for (int b = 0; b < B; b++) _mm_prefetch(panel + (B + b) * block_bytes, _MM_HINT_T0);
         BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
             __m512i weights[B];
             BITEMBED_UNROLL for (int b = 0; b < B; b++) {
@@ -69,14 +76,16 @@ void dot_tile(const TileInput& in, const TileOutput& to) {
             BITEMBED_UNROLL for (int t = 0; t < T; t++) {
                 __m512i four;
                 asm("vpbroadcastd %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const int32_t*>(codes + t * stride + 4 * f)));
-                BITEMBED_UNROLL for (int b = 0; b < B; b++) dot(acc[t][b], weights[b], four);
+                BITEMBED_UNROLL for (int b = 0; b < B; b++) dot(acc[f % CHAINS][t][b], weights[b], four);
             }
         }
     }
     BITEMBED_UNROLL for (int t = 0; t < T; t++) {
         const __m512 scale = _mm512_set1_ps(to.scale[t] * to.weight_scale);
         BITEMBED_UNROLL for (int b = 0; b < B; b++) {
-            __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[t][b]), scale);
+            __m512i sums = acc[0][t][b];
+            if (CHAINS == 2) sums = _mm512_add_epi32(sums, acc[CHAINS - 1][t][b]);
+            __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
             if (to.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(to.bias + b * LANES));
             _mm512_storeu_ps(to.y + t * to.stride + b * LANES, y);
         }

@@ -43,14 +43,14 @@ public:
         if (!arena_.allocate()) return false;
         lay_out(threads);
         place_texts();
-        auto work = [this](Team& team, int thread) { run_thread(team, scratch_[thread]); };
+        auto work = [this](Team& team, int thread) { run_thread(team, thread, scratch_[thread]); };
         bitembed::run_team(threads, 2 * e_.layer_count + 2, work);
         return true;
     }
 
 private:
     struct Scratch {
-        float *inner, *branch, *heads, *row, *inverse, *scores;
+        float *inner, *branch, *heads, *rows, *quantize, *scores;
         Codes codes[3];
     };
     struct Item {
@@ -82,8 +82,8 @@ private:
             s.inner = arena_.take<float>(block_ * e_.intermediate);
             s.branch = arena_.take<float>(block_ * e_.hidden);
             s.heads = arena_.take<float>(block_ * kv_width());
-            s.row = arena_.take<float>(widest + LANES);
-            s.inverse = arena_.take<float>(block_);
+            s.rows = arena_.take<float>(TOKENS_TOGETHER * (code_width(e_.hidden) + LANES));
+            s.quantize = arena_.take<float>(quantize_scratch(widest));
             s.scores = arena_.take<float>(QUERY_ROWS * blocks_of(longest_ + LANES, LANES) * LANES);
             for (Codes& codes : s.codes) codes = take_codes(arena_, block_, widest);
             if (scratch_) scratch_[i] = s;
@@ -102,22 +102,21 @@ private:
         }
     }
 
-    void run_thread(Team& team, Scratch& s) {
+    void run_thread(Team& team, int thread, Scratch& s) {
         int64_t phase = 0;
         for (int64_t layer = 0; layer <= e_.layer_count; layer++) {
-            for (int64_t b; (b = team.next(phase)) < blocks_of(tokens_, block_);)
+            for (int64_t b; (b = team.next(phase, thread, blocks_of(tokens_, block_))) >= 0;)
                 block(layer, b * block_, least(tokens_, (b + 1) * block_), s);
             phase++;
             team.barrier();
             if (layer == e_.layer_count) break;
-            // Late items of a causal text see the most, so they come first.
-            for (int64_t i; (i = team.next(phase)) < items_;) attend_item(e_.layers[layer], item_list_[items_ - 1 - i], s);
+            for (int64_t i; (i = team.next(phase, thread, items_)) >= 0;) attend_item(e_.layers[layer], item_list_[i], s);
             phase++;
             team.barrier();
         }
-        for (int64_t i; (i = team.next(phase)) < texts_;)
+        for (int64_t i; (i = team.next(phase, thread, texts_)) >= 0;)
             pool_text(states_ + offsets_[i] * e_.hidden, offsets_[i + 1] - offsets_[i], e_.hidden, e_.final_norm,
-                      e_.pooling, s.row, y_ + i * e_.hidden);
+                      e_.pooling, s.rows, y_ + i * e_.hidden);
     }
 
     // Tokens [from, to) through the end of layer `layer - 1` and up to the attention of `layer`.
@@ -141,32 +140,30 @@ private:
         }
     }
 
-    // The input of a sublayer: the states, normalised first where the norm comes first. Also their inverse RMS.
-    const float* sublayer_input(const bitembed_norm& norm, float eps, bool needs_rms, int64_t from, int64_t to, Scratch& s) {
+    // Quantizes the input of a sublayer for its projections: the states, normalised first where the norm comes first.
+    void quantize_states(const bitembed_norm& norm, const bitembed_linear* const* w, int64_t projections, int64_t from,
+                         int64_t to, Scratch& s, Codes* codes) {
         const bool first = !e_.post_norm && norm.kind != BITEMBED_NO_NORM;
-        const float* input = first ? s.branch : states_ + from * e_.hidden;
-        for (int64_t t = from; t < to; t++) {
-            float* row = s.branch + (t - from) * e_.hidden;
-            if (first) normalise(states_ + t * e_.hidden, e_.hidden, norm, row);
-            if (needs_rms) s.inverse[t - from] = inverse_rms(input + (t - from) * e_.hidden, e_.hidden, eps);
-        }
-        return input;
+        const auto row = [&](int64_t t) -> const float* {
+            const float* state = states_ + (from + t) * e_.hidden;
+            if (!first) return state;
+            float* normalised = s.rows + t % TOKENS_TOGETHER * (code_width(e_.hidden) + LANES);
+            normalise(state, e_.hidden, norm, normalised);
+            return normalised;
+        };
+        quantize_inputs(row, to - from, w, projections, s.quantize, codes);
     }
 
     void before_attention(const bitembed_layer& layer, int64_t from, int64_t to, Scratch& s) {
         const int64_t count = to - from;
-        const float* x = sublayer_input(layer.attention_norm, layer.query.norm_eps, layer.query.gain != nullptr, from, to, s);
-        quantize_tokens(x, count, e_.hidden, layer.query, s.inverse, s.row, s.codes[0]);
-        float* q = queries_ + from * q_width();
-        linear(s.codes[0], count, layer.query, 0, row_blocks(layer.query), q, q_width());
+        const bitembed_linear* const projections[3] = {&layer.query, &layer.key, &layer.value};
+        Codes codes[3] = {s.codes[0], s.codes[1], s.codes[2]};
+        quantize_states(layer.attention_norm, projections, 3, from, to, s, codes);
+        linear(codes[0], count, layer.query, 0, row_blocks(layer.query), queries_ + from * q_width(), q_width());
         for (int64_t t = from; t < to; t++)
             for (int64_t head = 0; head < e_.heads; head++)
                 rotate_head(queries_ + t * q_width() + head * e_.head_dim, e_.head_dim, layer.query_norm, rotation(layer, t));
-        const bool key_shares = same_codes(layer.key, layer.query), value_shares = same_codes(layer.value, layer.key);
-        if (!key_shares) quantize_tokens(x, count, e_.hidden, layer.key, s.inverse, s.row, s.codes[1]);
-        const Codes& for_key = s.codes[key_shares ? 0 : 1];
-        if (!value_shares) quantize_tokens(x, count, e_.hidden, layer.value, s.inverse, s.row, s.codes[2]);
-        linear(for_key, count, layer.key, 0, row_blocks(layer.key), s.heads, kv_width());
+        linear(codes[1], count, layer.key, 0, row_blocks(layer.key), s.heads, kv_width());
         for (int64_t t = from; t < to; t++) {
             const int64_t text = text_of_[t], position = t - offsets_[text];
             const int64_t length = blocks_of(offsets_[text + 1] - offsets_[text], LANES) * LANES;
@@ -176,8 +173,7 @@ private:
                 put_key(key, e_.head_dim, position, keys_ + key_start_[text] * kv_width() + head * length * e_.head_dim);
             }
         }
-        linear(value_shares ? for_key : s.codes[2], count, layer.value, 0, row_blocks(layer.value),
-               values_ + from * kv_width(), kv_width());
+        linear(codes[2], count, layer.value, 0, row_blocks(layer.value), values_ + from * kv_width(), kv_width());
     }
 
     const float* rotation(const bitembed_layer& layer, int64_t t) const {
@@ -208,9 +204,7 @@ private:
     }
 
     void project(const bitembed_linear& w, const float* x, int64_t count, Scratch& s) {
-        if (w.gain)
-            for (int64_t t = 0; t < count; t++) s.inverse[t] = inverse_rms(x + t * w.in_features, w.in_features, w.norm_eps);
-        quantize_tokens(x, count, w.in_features, w, s.inverse, s.row, s.codes[0]);
+        quantize_input(x, count, w, s.quantize, s.codes[0]);
         linear(s.codes[0], count, w, 0, row_blocks(w), s.branch, e_.hidden);
     }
 
@@ -220,14 +214,11 @@ private:
     }
 
     void feed_forward(const bitembed_layer& layer, int64_t from, int64_t to, Scratch& s) {
-        const int64_t count = to - from;
-        const bitembed_linear& first = layer.gate.panels ? layer.gate : layer.up;
-        const float* x = sublayer_input(layer.ffn_norm, first.norm_eps, first.gain != nullptr, from, to, s);
-        quantize_tokens(x, count, e_.hidden, first, s.inverse, s.row, s.codes[0]);
-        const bool shares = same_codes(first, layer.up);
-        if (!shares) quantize_tokens(x, count, e_.hidden, layer.up, s.inverse, s.row, s.codes[1]);
-        gated(s.codes[0], s.codes[shares ? 0 : 1], count, layer.gate, layer.up, e_.activation, s.inner, e_.intermediate);
-        project(layer.down, s.inner, count, s);
+        const bitembed_linear* const projections[2] = {layer.gate.panels ? &layer.gate : &layer.up, &layer.up};
+        Codes codes[2] = {s.codes[0], s.codes[1]};
+        quantize_states(layer.ffn_norm, projections, 2, from, to, s, codes);
+        gated(codes[0], codes[1], to - from, layer.gate, layer.up, e_.activation, s.inner, e_.intermediate);
+        project(layer.down, s.inner, to - from, s);
         add_branch(layer.ffn_output_norm, layer.ffn_norm, from, to, s);
     }
 

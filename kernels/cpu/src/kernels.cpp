@@ -2,6 +2,8 @@
 // function that hands them out.
 #include "kernels.h"
 
+#include <vector>
+
 #include "encoder.h"
 #include "peak.h"
 
@@ -10,8 +12,8 @@ namespace {
 int pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads) {
     const int64_t steps = blocks_of(in, LANES), width = blocks_of(in, 4), blocks = blocks_of(out, LANES);
     std::atomic<int> bad{0};
-    auto work = [&](Team& team, int) {
-        for (int64_t block; (block = team.next(0)) < blocks;) {
+    auto work = [&](Team& team, int thread) {
+        for (int64_t block; (block = team.next(0, thread, blocks)) >= 0;) {
             uint8_t* to = panels + block * steps * 64;
             unsigned char threes = 0;
             for (int64_t r = 0; r < LANES; r++) {
@@ -35,21 +37,19 @@ int norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, floa
                    float* inverse, int threads) {
     const int64_t block = block_tokens(m, threads), width = code_width(in);
     Arena arena;
-    const auto lay_out = [&] {
-        return arena.take<char>(threads * (aligned(in * 4 + 64) + aligned(width)));
-    };
-    lay_out();
+    const int64_t bytes = aligned(4 * quantize_scratch(in)) + aligned(width);
+    arena.take<char>(threads * bytes);
     if (!arena.allocate()) return -1;
-    char* memory = lay_out();
+    char* memory = arena.take<char>(threads * bytes);
     auto work = [&](Team& team, int thread) {
-        char* mine = memory + thread * (aligned(in * 4 + 64) + aligned(width));
-        float* scratch = reinterpret_cast<float*>(mine);
-        int8_t* row = reinterpret_cast<int8_t*>(mine + aligned(in * 4 + 64));
-        for (int64_t b; (b = team.next(0)) < blocks_of(m, block);) {
+        float* scratch = reinterpret_cast<float*>(memory + thread * bytes);
+        int8_t* row = reinterpret_cast<int8_t*>(memory + thread * bytes + aligned(4 * quantize_scratch(in)));
+        for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) {
             for (int64_t t = b * block; t < least(m, (b + 1) * block); t++) {
                 int32_t code_sum;
-                inverse[t] = gain ? inverse_rms(x + t * in, in, eps) : 1.0f;
-                quantize_token(x + t * in, in, gain, inverse[t], scratch, row, scale + t, &code_sum);
+                const float* token = x + t * in;
+                inverse[t] = gain ? inverse_rms(token, in, eps) : 1.0f;
+                quantize_few(&token, 1, in, gain, inverse + t, scratch, {row, scale + t, &code_sum, width});
                 for (int64_t i = 0; i < width; i += LANES) {  // the order is its own inverse
                     i8x16 codes_16;
                     memcpy(&codes_16, row + i, sizeof codes_16);
@@ -63,28 +63,31 @@ int norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, floa
     return 0;
 }
 
-// Memory of one thread that quantizes and multiplies blocks of tokens.
+// Memory of one thread that quantizes and multiplies blocks of tokens: codes for each of `inputs` projections.
 struct BlockScratch {
-    Codes first, second;
-    float *row, *inverse, *inner;
-    void lay_out(Arena& arena, int64_t tokens, int64_t widest, int64_t inner_features) {
-        first = take_codes(arena, tokens, widest);
-        second = take_codes(arena, tokens, widest);
-        row = arena.take<float>(widest + LANES);
-        inverse = arena.take<float>(tokens);
+    Codes* codes;
+    float *quantize, *inner;
+    void lay_out(Arena& arena, int64_t tokens, int64_t widest, int64_t inputs, int64_t inner_features) {
+        Codes* const all = arena.take<Codes>(inputs);
+        for (int64_t i = 0; i < inputs; i++) {
+            const Codes one = take_codes(arena, tokens, widest);
+            if (all) all[i] = one;
+        }
+        codes = all;
+        quantize = arena.take<float>(quantize_scratch(widest));
         inner = arena.take<float>(tokens * inner_features);
     }
 };
 
 class Scratches {
 public:
-    Scratches(int threads, int64_t tokens, int64_t widest, int64_t inner_features) {
+    Scratches(int threads, int64_t tokens, int64_t widest, int64_t inputs, int64_t inner_features) {
         BlockScratch unused;
         arena_.take<BlockScratch>(threads);
-        for (int i = 0; i < threads; i++) unused.lay_out(arena_, tokens, widest, inner_features);
+        for (int i = 0; i < threads; i++) unused.lay_out(arena_, tokens, widest, inputs, inner_features);
         if (!arena_.allocate()) return;
         all_ = arena_.take<BlockScratch>(threads);
-        for (int i = 0; i < threads; i++) all_[i].lay_out(arena_, tokens, widest, inner_features);
+        for (int i = 0; i < threads; i++) all_[i].lay_out(arena_, tokens, widest, inputs, inner_features);
     }
     explicit operator bool() const { return all_ != nullptr; }
     BlockScratch& operator[](int thread) { return all_[thread]; }
@@ -94,38 +97,40 @@ private:
     BlockScratch* all_ = nullptr;
 };
 
-void rms_of_tokens(const bitembed_linear& w, const float* x, int64_t count, float* inverse) {
-    if (w.gain)
-        for (int64_t t = 0; t < count; t++) inverse[t] = inverse_rms(x + t * w.in_features, w.in_features, w.norm_eps);
-}
+// Below this many operations a second thread costs more than it saves.
+constexpr int64_t OPERATIONS_OF_ONE_THREAD = 600000;
 
 int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, void** y, int bf16, int threads) {
     if (m == 0) return 0;
+    int64_t out = 0;
+    for (int64_t i = 0; i < count; i++) out += w[i].out_features;
+    const int64_t in = w[0].in_features;
+    if (2 * m * out * in < OPERATIONS_OF_ONE_THREAD) threads = 1;
     // A few tokens are quantized by every thread, and the rows of the weights shared out; many tokens are shared out.
     const bool by_rows = m < 4 * threads;
-    const int64_t block = by_rows ? m : block_tokens(m, threads), in = w[0].in_features;
-    Scratches scratches(threads, block, in, 0);
+    const int64_t block = by_rows ? m : block_tokens(m, threads);
+    Scratches scratches(threads, block, in, count, 0);
     if (!scratches) return -1;
+    std::vector<const bitembed_linear*> inputs;
+    for (int64_t i = 0; i < count; i++) inputs.push_back(w + i);
     auto work = [&](Team& team, int thread) {
         BlockScratch& s = scratches[thread];
         const auto some = [&](int64_t from, int64_t to) {
+            quantize_inputs([&](int64_t t) { return x + (from + t) * in; }, to - from, inputs.data(), count, s.quantize,
+                            s.codes);
             for (int64_t i = 0; i < count; i++) {
-                if (i == 0 || w[i].norm_eps != w[i - 1].norm_eps || !w[i - 1].gain)
-                    rms_of_tokens(w[i], x + from * in, to - from, s.inverse);
-                if (i == 0 || !same_codes(w[i], w[i - 1]))
-                    quantize_tokens(x + from * in, to - from, in, w[i], s.inverse, s.row, s.first);
-                const int64_t blocks = row_blocks(w[i]), out = w[i].out_features;
+                const int64_t blocks = row_blocks(w[i]), width = w[i].out_features;
                 const int64_t share = by_rows ? blocks_of(blocks_of(blocks, team.size), TILE_BLOCKS) * TILE_BLOCKS : blocks;
                 const int64_t begin = by_rows ? least(blocks, thread * share) : 0, end = least(blocks, begin + share);
                 if (bf16) {
-                    linear_bf16(s.first, to - from, w[i], begin, end, static_cast<uint16_t*>(y[i]) + from * out, out);
+                    linear_bf16(s.codes[i], to - from, w[i], begin, end, static_cast<uint16_t*>(y[i]) + from * width, width);
                 } else {
-                    linear(s.first, to - from, w[i], begin, end, static_cast<float*>(y[i]) + from * out, out);
+                    linear(s.codes[i], to - from, w[i], begin, end, static_cast<float*>(y[i]) + from * width, width);
                 }
             }
         };
         if (by_rows) return some(0, m);
-        for (int64_t b; (b = team.next(0)) < blocks_of(m, block);) some(b * block, least(m, (b + 1) * block));
+        for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) some(b * block, least(m, (b + 1) * block));
     };
     bitembed::run_team(threads, 1, work);
     return 0;
@@ -135,25 +140,18 @@ int feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const b
                   const bitembed_linear* down, int32_t activation, float* y, int threads) {
     if (m == 0) return 0;
     const int64_t block = block_tokens(m, threads), in = up->in_features, inner = up->out_features;
-    Scratches scratches(threads, block, most(in, inner), inner);
+    Scratches scratches(threads, block, most(in, inner), 2, inner);
     if (!scratches) return -1;
     const bitembed_linear no_gate = {};
-    const bitembed_linear& first = gate ? *gate : *up;
+    const bitembed_linear* const inputs[2] = {gate ? gate : up, up};
     auto work = [&](Team& team, int thread) {
         BlockScratch& s = scratches[thread];
-        for (int64_t b; (b = team.next(0)) < blocks_of(m, block);) {
+        for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) {
             const int64_t from = b * block, count = least(m, from + block) - from;
-            rms_of_tokens(first, x + from * in, count, s.inverse);
-            quantize_tokens(x + from * in, count, in, first, s.inverse, s.row, s.first);
-            const bool shares = same_codes(first, *up);
-            if (!shares) {
-                rms_of_tokens(*up, x + from * in, count, s.inverse);
-                quantize_tokens(x + from * in, count, in, *up, s.inverse, s.row, s.second);
-            }
-            gated(s.first, shares ? s.first : s.second, count, gate ? *gate : no_gate, *up, activation, s.inner, inner);
-            rms_of_tokens(*down, s.inner, count, s.inverse);
-            quantize_tokens(s.inner, count, inner, *down, s.inverse, s.row, s.first);
-            linear(s.first, count, *down, 0, row_blocks(*down), y + from * down->out_features, down->out_features);
+            quantize_inputs([&](int64_t t) { return x + (from + t) * in; }, count, inputs, 2, s.quantize, s.codes);
+            gated(s.codes[0], s.codes[1], count, gate ? *gate : no_gate, *up, activation, s.inner, inner);
+            quantize_input(s.inner, count, *down, s.quantize, s.codes[0]);
+            linear(s.codes[0], count, *down, 0, row_blocks(*down), y + from * down->out_features, down->out_features);
         }
     };
     bitembed::run_team(threads, 1, work);
@@ -162,8 +160,8 @@ int feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const b
 
 void rotate(float* x, const int64_t* offsets, int64_t texts, int64_t heads, int64_t head_dim, const bitembed_norm* norm,
             const float* rotations, int threads) {
-    auto work = [&](Team& team, int) {
-        for (int64_t text; (text = team.next(0)) < texts;) {
+    auto work = [&](Team& team, int thread) {
+        for (int64_t text; (text = team.next(0, thread, texts)) >= 0;) {
             for (int64_t t = offsets[text]; t < offsets[text + 1]; t++) {
                 const float* rotation = rotations ? rotations + (t - offsets[text]) * head_dim : nullptr;
                 for (int64_t head = 0; head < heads; head++)
@@ -186,7 +184,7 @@ int attention(const float* q, const float* k, const float* v, const int64_t* off
     float* memory = arena.take<float>(threads * floats);
     auto work = [&](Team& team, int thread) {
         float *p = memory + thread * floats, *keys = p + QUERY_ROWS * p_stride;
-        for (int64_t item; (item = team.next(0)) < texts * heads;) {
+        for (int64_t item; (item = team.next(0, thread, texts * heads)) >= 0;) {
             const int64_t text = item / heads, head = item % heads, kv_head = head * kv_heads / heads;
             const int64_t start = offsets[text], length = offsets[text + 1] - start;
             for (int64_t t = 0; t < length; t++)
@@ -202,8 +200,8 @@ int attention(const float* q, const float* k, const float* v, const int64_t* off
 }
 
 void lookup(const bitembed_table* table, const int64_t* ids, int64_t n, float* y, int threads) {
-    auto work = [&](Team& team, int) {
-        for (int64_t b; (b = team.next(0)) < blocks_of(n, MOST_BLOCK_TOKENS);)
+    auto work = [&](Team& team, int thread) {
+        for (int64_t b; (b = team.next(0, thread, blocks_of(n, MOST_BLOCK_TOKENS))) >= 0;)
             for (int64_t i = b * MOST_BLOCK_TOKENS; i < least(n, (b + 1) * MOST_BLOCK_TOKENS); i++)
                 look_up(*table, ids[i], y + i * table->dimension, false);
     };
@@ -217,7 +215,7 @@ int pool(const float* states, const int64_t* offsets, int64_t texts, int64_t fea
     if (!arena.allocate()) return -1;
     float* rows = arena.take<float>(threads * features);
     auto work = [&](Team& team, int thread) {
-        for (int64_t i; (i = team.next(0)) < texts;)
+        for (int64_t i; (i = team.next(0, thread, texts)) >= 0;)
             pool_text(states + offsets[i] * features, offsets[i + 1] - offsets[i], features, *norm, pooling,
                       rows + thread * features, y + i * features);
     };

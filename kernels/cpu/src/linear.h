@@ -110,17 +110,36 @@ inline void gated(const Codes& x_gate, const Codes& x_up, int64_t count, const b
     }
 }
 
-// Codes of tokens x (count, in): the input of w, normalised with w's gain; `inverse` (count,) are the inverse RMS of x.
-inline void quantize_tokens(const float* x, int64_t count, int64_t x_stride, const bitembed_linear& w,
-                            const float* inverse, float* scratch, const Codes& to) {
-    for (int64_t t = 0; t < count; t++)
-        quantize_token(x + t * x_stride, w.in_features, w.gain, inverse ? inverse[t] : 1.0f, scratch,
-                       to.codes + t * to.stride, to.scale + t, to.sum + t);
-}
-
-// Whether two projections of one input need different codes.
+// Whether two projections of one input take the same codes.
 inline bool same_codes(const bitembed_linear& a, const bitembed_linear& b) {
     return a.gain == b.gain && a.norm_eps == b.norm_eps;
+}
+
+// Quantizes tokens for several projections w of them; row(t) is token t, two of which must be there at once. Codes that
+// neighbours share are made once, and `codes` of the later one are then those of the earlier.
+template <class Row>
+inline void quantize_inputs(Row row, int64_t count, const bitembed_linear* const* w, int64_t projections, float* scratch,
+                            Codes* codes) {
+    for (int64_t i = 1; i < projections; i++)
+        if (same_codes(*w[i], *w[i - 1])) codes[i] = codes[i - 1];
+    for (int64_t t = 0; t < count; t += TOKENS_TOGETHER) {
+        const int64_t some = least(TOKENS_TOGETHER, count - t);
+        const float* x[TOKENS_TOGETHER];
+        float inverse[TOKENS_TOGETHER];
+        for (int64_t j = 0; j < some; j++) x[j] = row(t + j);
+        for (int64_t i = 0; i < projections; i++) {
+            if (i > 0 && codes[i].codes == codes[i - 1].codes) continue;
+            if (w[i]->gain && (i == 0 || !w[i - 1]->gain || w[i]->norm_eps != w[i - 1]->norm_eps))
+                for (int64_t j = 0; j < some; j++) inverse[j] = inverse_rms(x[j], w[i]->in_features, w[i]->norm_eps);
+            quantize_few(x, some, w[i]->in_features, w[i]->gain, inverse, scratch, codes[i].from(t));
+        }
+    }
+}
+
+// The same for one projection of tokens x (count, in).
+inline void quantize_input(const float* x, int64_t count, const bitembed_linear& w, float* scratch, Codes codes) {
+    const bitembed_linear* only = &w;
+    quantize_inputs([&](int64_t t) { return x + t * w.in_features; }, count, &only, 1, scratch, &codes);
 }
 
 }  // namespace

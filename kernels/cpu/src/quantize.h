@@ -19,6 +19,8 @@ struct Codes {
     float* scale;
     int32_t* sum;
     int64_t stride;
+
+    Codes from(int64_t token) const { return {codes + token * stride, scale + token, sum + token, stride}; }
 };
 
 // A 32-bit lane of a panel has four bytes of a row; byte j holds the weights 4 j + f in its fields f. With all lanes shifted
@@ -28,18 +30,20 @@ inline i8x16 in_panel_order(i8x16 v) {
 }
 
 inline float inverse_rms(const float* x, int64_t n, float eps) {
-    f32x16 squares[2] = {};
+    f32x16 squares[4] = {};
     int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        const f32x16 a = load(x + i), b = load(x + i + LANES);
-        squares[0] += a * a;
-        squares[1] += b * b;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        BITEMBED_UNROLL for (int j = 0; j < 4; j++) {
+            const f32x16 v = load(x + i + j * LANES);
+            squares[j] += v * v;
+        }
     }
     for (; i < n; i += LANES) {
-        const f32x16 a = load(x + i, n - i);
-        squares[0] += a * a;
+        const f32x16 v = load(x + i, n - i);
+        squares[0] += v * v;
     }
-    return 1.0f / __builtin_sqrtf(sum(squares[0] + squares[1]) / static_cast<float>(n) + eps);
+    const f32x16 all = (squares[0] + squares[1]) + (squares[2] + squares[3]);
+    return 1.0f / __builtin_sqrtf(sum(all) / static_cast<float>(n) + eps);
 }
 
 // y = norm(x) of one token; y may be x.
@@ -71,46 +75,117 @@ inline void normalise(const float* x, int64_t n, const bitembed_norm& norm, floa
     }
 }
 
-// Calls step(i, how many of sixteen) for all of n.
+// Calls step(i, how many of sixteen, which of four accumulators) for all of n.
 template <class Step>
 inline void in_sixteens(int64_t n, Step step) {
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) step(i, LANES);
-    if (i < n) step(i, n - i);
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        BITEMBED_UNROLL for (int j = 0; j < 4; j++) step(i + j * LANES, LANES, j);
+    }
+    for (; i + LANES <= n; i += LANES) step(i, LANES, 0);
+    if (i < n) step(i, n - i, 0);
 }
 
-// Quantize one token x (n,), normalised with `gain` and `factor` first if there is a gain. `scratch` holds n floats.
-inline void quantize_token(const float* x, int64_t n, const float* gain, float factor, float* scratch, int8_t* codes,
-                           float* scale, int32_t* code_sum) {
-    // Sizes are compared as integers: that is faster, and NaN counts as the largest, so that it reaches the result.
-    i32x16 peak = {};
-    if (gain) {
-        in_sixteens(n, [&](int64_t i, int64_t some) {
-            const f32x16 v = load(x + i, some) * factor * load(gain + i, some);
-            store(scratch + i, v, some);
-            peak = larger(bits<i32x16>(absolute(v)), peak);
-        });
-        x = scratch;
-    } else {
-        in_sixteens(n, [&](int64_t i, int64_t some) { peak = larger(bits<i32x16>(absolute(load(x + i, some))), peak); });
-    }
-    const float top = bits<float>(largest(peak)), divisor = top + QUANTIZATION_EPS;
-    // Multiplying by the reciprocal is faster than dividing and gives the same integer unless the quotient lies close to
-    // the middle between two; then, and where the reciprocal is no longer exact enough, it is divided.
-    const float reciprocal = 1.0f / divisor;
-    const f32x16 close = splat(divisor < 1e30f ? 0.4999f : 0.0f);
-    i32x16 total = {};
-    in_sixteens(n, [&](int64_t i, int64_t some) {
-        const f32x16 scaled = load(x + i, some) * LEVELS;
-        f32x16 quotient = scaled * reciprocal;
-        if (!all_less(absolute(quotient - nearest(quotient)), close)) quotient = scaled / divisor;
-        const i32x16 code = nearest_integer(quotient);
-        total += code;
-        const i8x16 narrow = in_panel_order(low_bytes(code));
-        memcpy(codes + i, &narrow, sizeof narrow);
-    });
-    *scale = top / LEVELS;
-    *code_sum = sum(total);
+// The codes of up to sixteen values, in the order of panels, filled up with zeros; adds them to `total`.
+inline void sixteen_codes(const float* x, int64_t some, float divisor, int8_t* codes, i32x16& total) {
+    const i32x16 code = nearest_integer(load(x, some) * LEVELS / divisor);
+    total += code;
+    const i8x16 narrow = in_panel_order(low_bytes(code));
+    memcpy(codes, &narrow, sizeof narrow);
 }
+
+// Multiplying by LEVELS / divisor is faster than dividing, and gives the same integer unless the quotient lies close to the
+// middle between two. Both codes differ from the exact quotient by less than 4e-5, with codes of at most 127.
+constexpr float CLOSE = 0.4999f;
+constexpr float MOST_DIVISOR = 1e30f;  // beyond, and for NaN, the factor is not exact enough
+
+// The codes of 64 values, or false where one of them needs the division.
+inline bool sixty_four_codes(const float* x, float factor, int8_t* codes, i32x16& total) {
+#if defined(__AVX512VNNI__)
+    __m512i code[4];
+    __m512 furthest = _mm512_setzero_ps();
+    BITEMBED_UNROLL for (int j = 0; j < 4; j++) {
+        const __m512 quotient = _mm512_mul_ps(_mm512_loadu_ps(x + j * LANES), _mm512_set1_ps(factor));
+        code[j] = _mm512_cvtps_epi32(quotient);
+        const __m512 away = _mm512_sub_ps(quotient, _mm512_cvtepi32_ps(code[j]));
+        furthest = _mm512_range_ps(furthest, away, 0b1011);  // the larger size
+    }
+    if (_mm512_cmp_ps_mask(furthest, _mm512_set1_ps(CLOSE), _CMP_LT_OQ) != 0xffff) return false;
+    // Lane by lane, [a, b, c, d] with four of each; then all of a, b, c, d; then each in the order of panels.
+    const __m512i lanes = _mm512_packs_epi16(_mm512_packs_epi32(code[0], code[1]), _mm512_packs_epi32(code[2], code[3]));
+    const __m512i rows = _mm512_permutexvar_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), lanes);
+    const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m512i narrow = _mm512_shuffle_epi8(rows, order);
+    _mm512_storeu_si512(codes, narrow);
+    total = bits<i32x16>(_mm512_dpbusd_epi32(bits<__m512i>(total), _mm512_set1_epi8(1), narrow));
+#else
+    i32x16 code[4];
+    f32x16 furthest = {};
+    BITEMBED_UNROLL for (int j = 0; j < 4; j++) {
+        const f32x16 quotient = load(x + j * LANES) * factor;
+        code[j] = nearest_integer(quotient);
+        furthest = larger(furthest, absolute(quotient - to_float(code[j])));
+    }
+    if (!all_less(furthest, splat(CLOSE))) return false;
+    BITEMBED_UNROLL for (int j = 0; j < 4; j++) {
+        total += code[j];
+        const i8x16 narrow = in_panel_order(low_bytes(code[j]));
+        memcpy(codes + j * LANES, &narrow, sizeof narrow);
+    }
+#endif
+    return true;
+}
+
+// The largest size in x (n,), as the bits of a float; sizes are compared as integers: that is faster, and NaN counts as the
+// largest, so that it reaches the result. With a gain, writes y = x * factor * gain first, and that is meant.
+inline int32_t largest_size(const float* x, int64_t n, const float* gain, float factor, float* y) {
+    i32x16 peaks[4] = {};
+    if (gain) {
+        in_sixteens(n, [&](int64_t i, int64_t some, int j) {
+            const f32x16 v = load(x + i, some) * factor * load(gain + i, some);
+            store(y + i, v, some);
+            peaks[j] = larger(bits<i32x16>(absolute(v)), peaks[j]);
+        });
+    } else {
+        in_sixteens(n, [&](int64_t i, int64_t some, int j) {
+            peaks[j] = larger(bits<i32x16>(absolute(load(x + i, some))), peaks[j]);
+        });
+    }
+    return largest(larger(larger(peaks[0], peaks[1]), larger(peaks[2], peaks[3])));
+}
+
+// The codes of x (n,), whose largest size is `top`; returns their sum.
+inline int32_t codes_of(const float* x, int64_t n, float top, int8_t* codes) {
+    const float divisor = top + QUANTIZATION_EPS, factor = LEVELS / divisor;
+    const bool exact = divisor < MOST_DIVISOR;
+    i32x16 total = {};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        if (exact && sixty_four_codes(x + i, factor, codes + i, total)) continue;
+        for (int64_t j = i; j < i + 4 * LANES; j += LANES) sixteen_codes(x + j, LANES, divisor, codes + j, total);
+    }
+    for (; i < n; i += LANES) sixteen_codes(x + i, n - i, divisor, codes + i, total);
+    return sum(total);
+}
+
+// Tokens whose passes take turns, so that the processor works on one while a reduction of the other comes to its end.
+constexpr int64_t TOKENS_TOGETHER = 2;
+
+// Quantize up to two tokens x[t] (n,): normalised first with `gain` and their inverse RMS, if there is a gain. `scratch`
+// holds quantize_scratch(n) floats.
+inline void quantize_few(const float* const* x, int64_t count, int64_t n, const float* gain, const float* inverse,
+                         float* scratch, const Codes& to) {
+    const int64_t apart = code_width(n) + LANES;
+    int32_t top[TOKENS_TOGETHER];
+    for (int64_t t = 0; t < count; t++)
+        top[t] = largest_size(x[t], n, gain, gain ? inverse[t] : 1.0f, scratch + t * apart);
+    for (int64_t t = 0; t < count; t++) {
+        const float* values = gain ? scratch + t * apart : x[t];
+        to.sum[t] = codes_of(values, n, bits<float>(top[t]), to.codes + t * to.stride);
+        to.scale[t] = bits<float>(top[t]) / LEVELS;
+    }
+}
+inline int64_t quantize_scratch(int64_t features) { return TOKENS_TOGETHER * (code_width(features) + LANES); }
 
 }  // namespace

@@ -28,11 +28,11 @@ inline void pause() {
 class Pool {
 public:
     void run(int threads, int64_t phases, TeamFunction function, void* context) {
-        std::unique_ptr<std::atomic<int64_t>[]> counters(new std::atomic<int64_t>[static_cast<size_t>(phases)]());
         std::unique_lock<std::mutex> only(running_, std::try_to_lock);
         // While another thread of the program uses the pool, this one runs its work alone.
         const int size = only.owns_lock() ? 1 + grow((threads < MOST_THREADS ? threads : MOST_THREADS) - 1) : 1;
-        Team team(size, counters.get());
+        std::unique_ptr<Team::Taken[]> taken(new Team::Taken[static_cast<size_t>(phases * size)]);
+        Team team(size, taken.get());
         if (size > 1) {
             function_ = function, context_ = context, team_ = &team;
             left_.store(size - 1, std::memory_order_relaxed);

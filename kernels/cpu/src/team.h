@@ -8,17 +8,31 @@ namespace bitembed {
 
 class Team {
 public:
-    Team(int size, std::atomic<int64_t>* counters) : size(size), counters_(counters) {}
+    // How many items of its share of a phase a thread, or one that helps it, has taken; a cache line each.
+    struct alignas(64) Taken {
+        std::atomic<int64_t> items{0};
+    };
+
+    Team(int size, Taken* taken) : size(size), taken_(taken) {}
 
     const int size;
 
     // Waits until all threads of the team have come here.
     void barrier();
-    // The next item of phase `phase`, from 0 up, each to one thread.
-    int64_t next(int64_t phase) { return counters_[phase].fetch_add(1, std::memory_order_relaxed); }
+    // The next of `items` items of phase `phase`, each to one thread, or -1 when all are taken. A thread takes its own share
+    // first, from the end, so that it meets in its cache what it wrote in an earlier phase; then it helps the others.
+    int64_t next(int64_t phase, int thread, int64_t items) {
+        for (int helped = 0; helped < size; helped++) {
+            const int owner = (thread + helped) % size;
+            const int64_t from = items * owner / size, to = items * (owner + 1) / size;
+            const int64_t taken = taken_[phase * size + owner].items.fetch_add(1, std::memory_order_relaxed);
+            if (taken < to - from) return to - 1 - taken;
+        }
+        return -1;
+    }
 
 private:
-    std::atomic<int64_t>* counters_;
+    Taken* taken_;
     std::atomic<int> arrived_{0};
     std::atomic<int> round_{0};
 };
