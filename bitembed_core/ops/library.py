@@ -29,6 +29,8 @@ ISA_VARIABLE = "BITEMBED_ISA"
 class Linear(ctypes.Structure):
     """`bitembed_linear` of `bitembed_cpu.h`; so the other structures."""
 
+    tensors: tuple[Any, ...]  # what the addresses belong to, where it must live as long
+
     _fields_ = (
         ("panels", c_void_p),
         ("gain", c_void_p),

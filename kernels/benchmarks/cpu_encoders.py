@@ -6,10 +6,12 @@
 Every backend is a process of its own that stays alive; rounds go through all of them in turn, so that a slow moment of
 the machine meets everybody. Peers that are not installed (torchao, `llama-bench` on the PATH) are left out, and the
 result says so. Token ids are random, the same for all. Tokens/s count real tokens, not padding. Before anything is
-timed, the native vectors are compared with those of the torch model.
+timed, the native vectors are compared with those of the torch model. The native model is loaded from its packed folder.
+Memory is the largest resident size from the first call on: what loading took is left out.
 """
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -43,6 +45,7 @@ CASES = {
 FIXED_SHAPES = ("128", "512")  # what compiled backends run: they would compile every other shape anew
 BACKENDS = ("native", "int8", "float32", "bfloat16", "bfloat16 compiled", "torchao int8 compiled")
 GGUF_TYPES = ("F16", "BF16", "Q8_0", "Q4_0", "TQ2_0")
+RANDOM_QWEN = "qwen3-0.6b-random"
 REPEATS = 3  # in a round
 ENOUGH_SECONDS = 1.0
 BATCH = 16
@@ -73,7 +76,7 @@ def main() -> None:
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in backends}
     llama: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        files = gguf_files(arguments.gguf, Path(scratch))
+        files = gguf_files(arguments.gguf, arguments.model, Path(scratch))
         for round_number in range(arguments.rounds):
             print(f"round {round_number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
             for name, worker in workers.items():
@@ -142,6 +145,8 @@ def ask(worker: subprocess.Popen[str], case: str | None) -> dict[str, Any]:
 def work(name: str, model: str) -> None:
     """The worker's side: get ready, then time the cases that are asked for."""
     run, told = prepare(name, model)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     cases = [case for case in CASES if "compiled" not in name or case in FIXED_SHAPES]
     begin = time.perf_counter()
     run(token_lists(cases[0]))
@@ -173,8 +178,10 @@ def prepare(name: str, model: str) -> tuple[Callable[[list[list[int]]], Any], di
     embedder = load(model)
     if name in ("native", "int8"):
         embedder.convert()
-        embedder.freeze()
-        embedder._use_kernel(name)
+        with tempfile.TemporaryDirectory() as folder:
+            embedder.save_pretrained(folder, layout="packed")
+            del embedder
+            embedder = BitEmbedder.from_pretrained(folder, device="cpu", kernel=name)
         told: dict[str, Any] = {"kernel": embedder.kernel}
         if name == "native":
             ids = [tokens for case in CASES for tokens in token_lists(case)]
@@ -214,8 +221,8 @@ def prepare(name: str, model: str) -> tuple[Callable[[list[list[int]]], Any], di
 
 
 def load(model: str) -> BitEmbedder:
-    """A catalog model, or "qwen3-0.6b-random": its architecture with random weights."""
-    if model != "qwen3-0.6b-random":
+    """A catalog model, or RANDOM_QWEN: its architecture with random weights."""
+    if model != RANDOM_QWEN:
         return load_embedder(model)
     from transformers import AutoModel, Qwen3Config
 
@@ -230,13 +237,18 @@ def load(model: str) -> BitEmbedder:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    tokenizer = load_embedder("minilm").tokenizer
-    return BitEmbedder(AutoModel.from_config(config).eval(), tokenizer, SentenceSettings("mean", 512))
+    tokenizer = load_embedder("gemma3-270m").tokenizer  # any will do: its ids are not used
+    return BitEmbedder(AutoModel.from_config(config).eval(), tokenizer, SentenceSettings("last", 512))
 
 
-def gguf_files(source: Path | None, scratch: Path) -> dict[str, Path]:
+def gguf_files(source: Path | None, model: str, scratch: Path) -> dict[str, Path]:
     """The model in the types that llama.cpp is compared in; none when it is not installed or has no source."""
-    if source is None or not shutil.which("llama-bench") or not shutil.which("llama-quantize"):
+    if not shutil.which("llama-bench") or not shutil.which("llama-quantize"):
+        return {}
+    if source is None and model == RANDOM_QWEN:
+        source = scratch / "source.gguf"
+        load(model).save_pretrained(source, layout="gguf")
+    if source is None:
         return {}
     files = {}
     for kind in GGUF_TYPES:

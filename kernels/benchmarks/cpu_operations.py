@@ -167,13 +167,14 @@ def native(
 ) -> tuple[torch.Tensor, Seconds]:
     """The result of the layers, one after another, and what tells the seconds of one of them."""
     y = torch.empty(len(x), weights[0].out_features)
-    operands = (library.Linear * len(weights))(*[weight.operand(0.1, None, norm) for weight in weights])
+    operands = [weight.operand(0.1, None, norm) for weight in weights]
     time_linears = library.native().bitembed_time_linears
     one = 0.0
 
     def seconds() -> float:
         nonlocal one
-        arguments = (x.data_ptr(), len(x), operands, len(weights), y.data_ptr())
+        together = (library.Linear * len(operands))(*operands)
+        arguments = (x.data_ptr(), len(x), together, len(operands), y.data_ptr())
         if not one:
             one = time_linears(*arguments, len(weights), threads)
         time_linears(*arguments, 1 + int(QUIET_SECONDS / one), threads)

@@ -37,8 +37,8 @@ class PanelWeight:
             )
 
     def operand(self, scale: float, bias: Tensor | None, norm: Norm | None) -> library.Linear:
-        """What the library takes; `bias` and the norm's gain must be float32 and outlive it."""
-        return library.Linear(
+        """What the library takes; `bias` and the norm's gain must be float32. It holds on to the tensors."""
+        operand = library.Linear(
             library.pointer(self.panels),
             library.pointer(norm.gain) if norm is not None else None,
             library.pointer(bias),
@@ -47,6 +47,8 @@ class PanelWeight:
             scale,
             norm.eps if norm is not None else 0.0,
         )
+        operand.tensors = (self.panels, bias, norm)
+        return operand
 
 
 def ternary_linear(

@@ -239,3 +239,12 @@ def test_isas_are_named_and_unknown_ones_refused() -> None:
     assert set(library.supported_isas()) <= set(library.native().bitembed_compiled().decode().split())
     with pytest.raises(ValueError, match="does not run here"):
         library.select_isa("avx1024")
+
+
+def test_operands_hold_their_tensors() -> None:
+    """The library is given addresses only: what they belong to must not be freed, nor its memory used again."""
+    packed = pack_ternary(torch.ones(16, 32, dtype=torch.int8))
+    operand = PanelWeight(packed, 32).operand(1.0, torch.full((16,), 3.0), Norm(torch.full((32,), 2.0), 0.0))
+    others = [torch.full((n,), math.nan) for n in (16, 32, 128, 256) for _ in range(100)]  # noqa: F841
+    (y,) = ternary_linears(torch.ones(1, 32), [operand])
+    torch.testing.assert_close(y, torch.full((1, 16), 2.0 * 32 + 3.0))
