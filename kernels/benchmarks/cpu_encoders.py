@@ -238,7 +238,7 @@ def load(model: str) -> BitEmbedder:
     )
     torch.manual_seed(0)
     tokenizer = load_embedder("gemma3-270m").tokenizer  # any will do: its ids are not used
-    return BitEmbedder(AutoModel.from_config(config).eval(), tokenizer, SentenceSettings("last", 512))
+    return BitEmbedder(AutoModel.from_config(config).eval(), tokenizer, SentenceSettings("mean", 512))
 
 
 def gguf_files(source: Path | None, model: str, scratch: Path) -> dict[str, Path]:
