@@ -226,8 +226,9 @@ def load(model: str) -> BitEmbedder:
         return load_embedder(model)
     from transformers import AutoModel, Qwen3Config
 
+    tokenizer = load_embedder("gemma3-270m").tokenizer  # any will do: the ids that are timed are random
     config = Qwen3Config(
-        vocab_size=151936,
+        vocab_size=len(tokenizer),
         hidden_size=1024,
         intermediate_size=3072,
         num_hidden_layers=28,
@@ -237,7 +238,6 @@ def load(model: str) -> BitEmbedder:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    tokenizer = load_embedder("gemma3-270m").tokenizer  # any will do: its ids are not used
     return BitEmbedder(AutoModel.from_config(config).eval(), tokenizer, SentenceSettings("mean", 512))
 
 
