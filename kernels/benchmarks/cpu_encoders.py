@@ -178,10 +178,7 @@ def prepare(name: str, model: str) -> tuple[Callable[[list[list[int]]], Any], di
     embedder = load(model)
     if name in ("native", "int8"):
         embedder.convert()
-        with tempfile.TemporaryDirectory() as folder:
-            embedder.save_pretrained(folder, layout="packed")
-            del embedder
-            embedder = BitEmbedder.from_pretrained(folder, device="cpu", kernel=name)
+        embedder = packed(embedder, name)
         told: dict[str, Any] = {"kernel": embedder.kernel}
         if name == "native":
             ids = [tokens for case in CASES for tokens in token_lists(case)]
@@ -218,6 +215,15 @@ def prepare(name: str, model: str) -> tuple[Callable[[list[list[int]]], Any], di
             F.normalize(last.float(), dim=-1)
 
     return run, {"kernel": name}
+
+
+def packed(embedder: BitEmbedder, kernel: str) -> BitEmbedder:
+    """The embedder as it comes back from a packed folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        embedder.save_pretrained(folder, layout="packed")
+        again = BitEmbedder.from_pretrained(folder, device="cpu", kernel=kernel)
+        again.tokenize(["loaded now, since the folder goes"])
+    return again
 
 
 def load(model: str) -> BitEmbedder:
