@@ -8,13 +8,12 @@ One module, three lives:
 """
 
 import logging
-from typing import Literal, Self, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from bitembed_core.ops.ternary_linear import Norm, TernaryLinearKernel, select_kernel
-from bitembed_core.ops.ternary_linear.native import PanelWeight
 from bitembed_core.quantizers import quantize_weight
 from bitembed_core.ternary_packing import pack_ternary, packed_width, unpack_ternary
 
@@ -80,7 +79,7 @@ class BitLinear(nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.zeros(out_features, device=device)) if bias else None
         )
-        self._panels: tuple[tuple[int, int], PanelWeight] | None = None
+        self._two_bits: tuple[tuple[object, ...], Any] | None = None
         self.kernel: TernaryLinearKernel = select_kernel("reference", "cpu")
 
     @classmethod
@@ -124,16 +123,19 @@ class BitLinear(nn.Module):
         assert self.codes is not None
         return self.codes, self.weight_scale
 
-    def panels(self) -> tuple[PanelWeight, Tensor]:
-        """The ternary weight in the native kernels' order, and its scale (); kept until the weight changes."""
+    def two_bits(self, kernel: TernaryLinearKernel | None = None) -> tuple[Any, Tensor]:
+        """The ternary weight in the form that `kernel` (by default the layer's own) reads, and its scale (); kept until the
+        weight changes."""
+        kernel = kernel or self.kernel
+        assert kernel.two_bits is not None
         stored = next(t for t in (self.packed_codes, self.codes, self.weight) if t is not None)
-        state = (id(stored), 0 if stored.is_inference() else stored._version)
-        if self._panels is None or self._panels[0] != state:
+        state = (kernel.name, id(stored), 0 if stored.is_inference() else stored._version)
+        if self._two_bits is None or self._two_bits[0] != state:
             packed = stored if stored.dtype == torch.uint8 else pack_ternary(self.ternary()[0])
-            self._panels = (state, PanelWeight(packed.detach(), self.in_features))
+            self._two_bits = (state, kernel.two_bits.prepare(packed.detach(), self.in_features))
         scale = self.ternary()[1] if self.life == "latent" else self.weight_scale
         assert scale is not None
-        return self._panels[1], scale
+        return self._two_bits[1], scale
 
     def forward(self, x: Tensor) -> Tensor:
         norm = Norm(self.norm.weight, self.norm.eps) if self.norm is not None else None
@@ -144,8 +146,8 @@ class BitLinear(nn.Module):
             )
         if self.weight is not None and self.weight.is_floating_point():
             return self.kernel.latent(x, self.weight, self.bias, norm)
-        if self.kernel.panels is not None:
-            return self.kernel.panels(x, *self.panels(), self.bias, norm)
+        if self.kernel.two_bits is not None:
+            return self.kernel.two_bits.run(x, *self.two_bits(), self.bias, norm)
         return self.kernel.frozen(x, *self.ternary(), self.bias, norm)
 
     def extra_repr(self) -> str:

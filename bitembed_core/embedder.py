@@ -37,7 +37,7 @@ from bitembed_core.conversion import (
 from bitembed_core.embedding_table import TablePrecision
 from bitembed_core.files import atomic_path, read_json
 from bitembed_core.ops import library
-from bitembed_core.ops.encoder import NativeEncoder, NotDescribed
+from bitembed_core.ops.encoder import NotDescribed, OwnEncoder, own_encoder
 from bitembed_core.pooling import PoolingMode, pool
 from bitembed_core.storage import PRECISIONS, StorageFormat
 from bitembed_core.tokenization import length_batches, pad, token_batches, token_ids, tokenized_ahead
@@ -71,7 +71,7 @@ class BitEmbedder:
         else:
             self._load_tokenizer = tokenizer
         self._told_of_cuts = False
-        self._native: NativeEncoder | None = None
+        self._encoder: OwnEncoder | None = None
         self._layer_by_layer = False
         self._use_kernel(kernel)
 
@@ -347,8 +347,9 @@ class BitEmbedder:
     ) -> np.ndarray:
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         lengths = [len(tokens) for tokens in ids]
-        encoder = self._native_encoder()
-        batches = length_batches(lengths, batch_size) if encoder is None else token_batches(lengths)
+        encoder = self._own_encoder()
+        any_lengths = encoder is not None and encoder.any_lengths
+        batches = token_batches(lengths) if any_lengths else length_batches(lengths, batch_size)
         for rows in batches:
             batch = [ids[row] for row in rows]
             vectors[rows] = (
@@ -365,20 +366,19 @@ class BitEmbedder:
 
     def _use_kernel(self, name: str) -> None:
         self._kernel = use_kernel(self.model, name)
-        self._native, self._layer_by_layer = None, False
+        self._encoder, self._layer_by_layer = None, False
 
-    def _native_encoder(self) -> NativeEncoder | None:
-        """The native form of the model as it is now, where its kernel is native and the architecture is known to it."""
-        if self._kernel != "native" or self._layer_by_layer or self.device.type != "cpu":
+    def _own_encoder(self) -> OwnEncoder | None:
+        """The kernel's own form of the model as it is now, where it has one and knows the architecture."""
+        if self._layer_by_layer:
             return None
-        if self._native is None or not self._native.is_current(self.pooling):
+        if self._encoder is None or not self._encoder.is_current(self.pooling):
             try:
-                self._native = NativeEncoder(self.model, self.pooling)
+                self._encoder = own_encoder(self._kernel, self.model, self.pooling)
             except NotDescribed as reason:
-                logger.warning("the model runs layer by layer, not in the native encoder: %s", reason)
+                logger.warning("the model runs layer by layer, not in an encoder of its own: %s", reason)
                 self._layer_by_layer = True
-                return None
-        return self._native
+        return self._encoder
 
     def _ready(self, tokenizer: Tokenizer) -> Tokenizer:
         """`tokenizer` as this model needs it: padding on the right, an end-of-text token to pool where it pools that."""

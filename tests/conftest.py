@@ -1,7 +1,15 @@
-"""Tiny random models, so that no test needs a network or a real checkpoint."""
+"""Tiny random models, so that no test needs a network or a real checkpoint.
 
+Without a CUDA device Triton kernels are interpreted; Triton looks at the variable when it is first imported.
+"""
+
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch

@@ -17,6 +17,7 @@ MAY_IMPORT = {
         "tokenizers",
         "tqdm",
         "huggingface_hub",
+        "triton",
     },
     "workbench": None,  # anything but the floor above
     "notebooks": None,

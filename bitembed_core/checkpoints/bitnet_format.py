@@ -75,7 +75,7 @@ def load_bitnet(folder: Path) -> PreTrainedModel:
     tensors = {
         name: tensor if tensor.dtype == torch.int8 else tensor.float() for name, tensor in tensors.items()
     }
-    fit(model, tensors, str(folder))
+    fit(model.state_dict(), tensors, str(folder))
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{name} in {folder} has values that are NaN or infinite: the file is damaged")

@@ -1,13 +1,14 @@
 """What `quantization_config` says about a model in one of our layouts, and the empty model that fits it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from bitembed_core.checkpoints.tensor_files import stream_tensor
 from bitembed_core.conversion import (
     Sites,
     bit_linears,
@@ -29,6 +30,7 @@ from bitembed_core.ternary_packing import check_packed
 QUANT_METHOD = "bitembed"
 FORMAT_VERSION = 3
 FIRST_VERSION = 1  # embedding tables and norms in float32, no checksum
+INFINITY_OF_FLOAT16 = 0x7C00
 QuantizedLayout = Literal["latent", "packed", "release"]
 
 
@@ -129,32 +131,45 @@ def is_table(name: str) -> bool:
     return name.endswith(".table")
 
 
-def check_stored_codes(model: PreTrainedModel, path: Path | None = None) -> None:
+def check_stored_codes(model: PreTrainedModel) -> None:
     """Look at every scale, norm and code of a packed model that was just loaded.
-
-    Args:
-        path: the weight file; tables are read from it in pieces and not through the model's mapping, so that checking
-            them does not bring them into memory.
 
     Raises:
         ValueError: a scale, norm or bias that is NaN, infinite or (a scale) negative, or a code outside its alphabet.
     """
-    for name, tensor in model.state_dict().items():
-        is_scale = name.endswith(("weight_scale", ".scale"))
-        if not tensor.is_floating_point() or (tensor.dim() > 1 and not is_scale):
-            continue
-        if not torch.isfinite(tensor).all() or (is_scale and (tensor < 0).any()):
-            raise ValueError(f"{name} is NaN, infinite or negative: the file is damaged")
+    check_numbers(model.state_dict())
     for name, module in bit_linears(model):
         if module.life == "packed" and module.weight is not None:
             check_packed(module.weight.detach(), name)
-    for name, table in quantized_tables(model).items():
-        if table.precision != "float16":
-            pieces = (
-                stream_tensor(path, f"{name}.table") if path is not None else iter([table.table.detach()])
-            )
-            for piece in pieces:
-                check_codes(piece, table.precision)
+    for table in quantized_tables(model).values():
+        check_codes(table.table.detach(), table.precision)
+
+
+def check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Look at the scales, norms and biases among a packed model's tensors.
+
+    Raises:
+        ValueError: one is NaN, infinite or (a scale) negative.
+    """
+    scales = {name: t for name, t in tensors.items() if name.endswith(("weight_scale", ".scale"))}
+    vectors = {
+        name: t for name, t in tensors.items() if name not in scales and t.is_floating_point() and t.dim() < 2
+    }
+    # Together at first: there are hundreds, most of them short.
+    if vectors and not torch.isfinite(torch.cat([t.flatten().float() for t in vectors.values()])).all():
+        name = next(name for name, t in vectors.items() if not torch.isfinite(t).all())
+        raise ValueError(f"{name} is NaN, infinite or negative: the file is damaged")
+    for name, scale in scales.items():
+        if not _is_scale(scale):
+            raise ValueError(f"{name} is NaN, infinite or negative: the file is damaged")
+
+
+def _is_scale(scale: Tensor) -> bool:
+    """Whether all values are finite and none is negative."""
+    if scale.dtype == torch.float16:  # a table has millions: as integers they need one look and no copy
+        low, high = torch.aminmax(scale.detach().view(torch.int16))
+        return bool(low >= 0) and bool(high < INFINITY_OF_FLOAT16)
+    return bool(torch.isfinite(scale).all()) and not bool((scale < 0).any())
 
 
 def _floating_point_linears(model: PreTrainedModel) -> list[str]:

@@ -86,7 +86,7 @@ def map_tensors(path: Path, mapped: Callable[[str], bool]) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is missing, damaged or a pickle.
     """
-    read_tensors([path])
+    tensor_names([path])  # which checks the header
     base, entries = _entries(path)
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
@@ -97,16 +97,14 @@ def map_tensors(path: Path, mapped: Callable[[str], bool]) -> dict[str, Tensor]:
             dtype = DTYPES.get(entry["dtype"])
             if dtype is None or begin == end:
                 raise ValueError(f"{path}: the tensor {name} is empty or of type {entry['dtype']}")
-            source: Any = whole
-            if not mapped(name):
-                source = bytearray(end - begin)
-                file.seek(base + begin)
-                file.readinto(source)
             count = (end - begin) // dtype.itemsize
-            offset = base + begin if source is whole else 0
-            tensors[name] = torch.frombuffer(source, dtype=dtype, count=count, offset=offset).reshape(
-                entry["shape"]
-            )
+            if mapped(name):
+                tensor = torch.frombuffer(whole, dtype=dtype, count=count, offset=base + begin)
+            else:
+                tensor = torch.empty(count, dtype=dtype)
+                file.seek(base + begin)
+                file.readinto(tensor.view(torch.uint8).numpy().data)
+            tensors[name] = tensor.reshape(entry["shape"])
     return tensors
 
 
@@ -120,6 +118,11 @@ def stream_tensor(path: Path, name: str) -> Iterator[Tensor]:
             piece = bytearray(min(READ_AT_ONCE, end - start))
             file.readinto(piece)
             yield torch.frombuffer(piece, dtype=torch.uint8)
+
+
+def tensor_dtypes(path: Path) -> dict[str, torch.dtype]:
+    """Name -> type of the tensors in a file that was validated before."""
+    return {name: DTYPES[entry["dtype"]] for name, entry in _entries(path)[1].items()}
 
 
 def tensor_names(paths: Iterable[Path]) -> set[str]:

@@ -48,7 +48,7 @@ class BitEmbedQuantizer(HfQuantizer):
         settings = self.quantization_config.settings
         prepare_packed(model, settings)
         files = [Path(file) for file in checkpoint_files or ()]
-        fit(model, read_tensors(files), "the model folder")
+        fit(model.state_dict(), read_tensors(files), "the model folder")
         verify_digests(files, required=settings.version > 1)
         return model
 

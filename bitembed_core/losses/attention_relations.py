@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bitembed_core.attention import AttentionStates
 from bitembed_core.losses import relation_divergence
-from bitembed_core.losses.similarity import full_precision, unit_vectors
+from bitembed_core.similarity import full_precision, unit_vectors
 
 ABOUT_60_PERCENT = 0.6
 # The paper's choices for Qwen3-0.6B (28 layers) and Gemma3-270M (18), counted from 1.

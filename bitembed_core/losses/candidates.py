@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bitembed_core.losses.similarity import inner_products, unit_vectors
+from bitembed_core.similarity import inner_products, unit_vectors
 
 
 class EmbeddingBatch(NamedTuple):
@@ -43,6 +43,31 @@ def check_batch(batch: EmbeddingBatch, offset: int) -> None:
         )
 
 
+class Candidates(NamedTuple):
+    """What a batch compares, as unit vectors in at least float32."""
+
+    queries_BD: Tensor
+    vectors_CD: Tensor  # first the P positives, then the P * K hard negatives
+    target_B: Tensor  # int64: the candidate that is each query's positive
+    owner_C: Tensor  # int64: the positive of the query that each candidate belongs to
+
+
+def candidates_of(batch: EmbeddingBatch, offset: int = 0) -> Candidates:
+    """The queries of a batch and what they are compared with; `offset` as in `candidate_scores`.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    check_batch(batch, offset)
+    vectors_CD = batch.positives
+    owner_C = torch.arange(len(batch.positives), device=batch.queries.device)
+    target_B = owner_C[offset : offset + len(batch.queries)]
+    if batch.negatives is not None:
+        vectors_CD = torch.cat([batch.positives, batch.negatives.flatten(0, 1)])
+        owner_C = torch.cat([owner_C, owner_C.repeat_interleave(batch.negatives.shape[1])])
+    return Candidates(unit_vectors(batch.queries), unit_vectors(vectors_CD), target_B, owner_C)
+
+
 def candidate_scores(
     batch: EmbeddingBatch, offset: int = 0, in_batch: bool = True
 ) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -61,13 +86,6 @@ def candidate_scores(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    check_batch(batch, offset)
-    candidates_CD = batch.positives
-    owner_C = torch.arange(len(batch.positives), device=batch.queries.device)
-    target_B = owner_C[offset : offset + len(batch.queries)]
-    if batch.negatives is not None:
-        candidates_CD = torch.cat([batch.positives, batch.negatives.flatten(0, 1)])
-        owner_C = torch.cat([owner_C, owner_C.repeat_interleave(batch.negatives.shape[1])])
-    scores_BC = inner_products(unit_vectors(batch.queries), unit_vectors(candidates_CD))
+    queries_BD, vectors_CD, target_B, owner_C = candidates_of(batch, offset)
     allowed_BC = None if in_batch else target_B[:, None] == owner_C[None, :]
-    return scores_BC, allowed_BC, target_B
+    return inner_products(queries_BD, vectors_CD), allowed_BC, target_B

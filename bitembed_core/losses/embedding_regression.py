@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from bitembed_core.losses.similarity import unit_vectors
+from bitembed_core.similarity import unit_vectors
 
 
 class EmbeddingRegression(nn.Module):

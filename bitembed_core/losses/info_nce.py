@@ -1,10 +1,10 @@
 """Contrastive loss over in-batch and hard negatives (`L_ctr`)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitembed_core.losses.candidates import EmbeddingBatch, candidate_scores
-from bitembed_core.losses.divergence import exclude
+from bitembed_core.losses.blocked_scores import mean_loss
+from bitembed_core.losses.candidates import EmbeddingBatch, candidates_of
+from bitembed_core.ops.candidate_losses import contrastive_rows_
 
 
 class InfoNCE(nn.Module):
@@ -37,9 +37,12 @@ class InfoNCE(nn.Module):
     ) -> Tensor:
         """Scalar loss of queries (B, d), positives (P, d) and negatives (P, K, d); see `candidate_scores`."""
         batch = EmbeddingBatch(queries, positives, negatives)
-        scores_BC, allowed_BC, target_B = candidate_scores(batch, offset, in_batch)
-        if self.false_negative_margin is not None:
-            positive_B1 = scores_BC.gather(1, target_B[:, None])
-            kept_BC = ~(scores_BC > positive_B1 + self.false_negative_margin)
-            allowed_BC = kept_BC if allowed_BC is None else allowed_BC & kept_BC
-        return F.cross_entropy(exclude(scores_BC / self.temperature, allowed_BC), target_B)
+        queries_BD, vectors_CD, target_B, owner_C = candidates_of(batch, offset)
+
+        def row_losses(rows: slice, scores_BC: Tensor) -> Tensor:
+            owner = None if in_batch else owner_C
+            return contrastive_rows_(
+                scores_BC, target_B[rows], owner, self.temperature, self.false_negative_margin
+            )
+
+        return mean_loss(queries_BD, vectors_CD, row_losses)

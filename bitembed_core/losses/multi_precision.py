@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from bitembed_core.losses.candidates import EmbeddingBatch
 from bitembed_core.losses.info_nce import InfoNCE
-from bitembed_core.losses.similarity import full_precision
 from bitembed_core.losses.similarity_distillation import SimilarityDistillation
-from bitembed_core.storage.output_quantizer import OUTPUT_BITS, fake_quantize_output
+from bitembed_core.similarity import full_precision
+from bitembed_core.storage.output_quantizer import OUTPUT_BITS, fake_quantize_outputs
 
 
 class MultiPrecisionTerms(NamedTuple):
@@ -63,8 +63,7 @@ class MultiPrecisionLoss(nn.Module):
         """
         contrastive: dict[int, Tensor] = {}
         distillation: dict[int, Tensor] = {}
-        for bits in self.bits:
-            rounded = quantize_batch(student, bits)
+        for bits, rounded in zip(self.bits, quantized_batches(student, self.bits), strict=True):
             contrastive[bits] = self.contrastive(*rounded, offset=offset, in_batch=in_batch)
             if teacher is not None:
                 distillation[bits] = self.distillation(rounded, teacher, offset=offset, in_batch=in_batch)
@@ -74,10 +73,13 @@ class MultiPrecisionLoss(nn.Module):
         return MultiPrecisionTerms(total, contrastive, distillation)
 
 
-def quantize_batch(batch: EmbeddingBatch, bits: int) -> EmbeddingBatch:
-    """The batch with every embedding rounded to `bits` bits per value, gradients straight through."""
-    queries, positives = (fake_quantize_output(full_precision(e), bits) for e in batch[:2])
-    negatives = (
-        None if batch.negatives is None else fake_quantize_output(full_precision(batch.negatives), bits)
-    )
-    return EmbeddingBatch(queries, positives, negatives)
+def quantized_batches(batch: EmbeddingBatch, bits: Sequence[int]) -> list[EmbeddingBatch]:
+    """The batch with every embedding rounded to each number of bits per value, gradients straight through."""
+    rounded = [None if e is None else fake_quantize_outputs(full_precision(e), bits) for e in batch]
+    queries, positives, negatives = rounded
+    assert queries is not None
+    assert positives is not None
+    return [
+        EmbeddingBatch(queries[i], positives[i], None if negatives is None else negatives[i])
+        for i in range(len(bits))
+    ]

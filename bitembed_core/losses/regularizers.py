@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bitembed_core.losses.similarity import inner_products, unit_vectors
+from bitembed_core.similarity import inner_products, unit_vectors
 
 
 class SpreadOut(nn.Module):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitembed_core.losses.divergence import exclude, kl_divergence
+from bitembed_core.divergence import exclude, kl_divergence
+from bitembed_core.ops import gpu
 
 BLOCK_ELEMENTS = 1 << 21  # of an L x L matrix over heads and texts: 8 MiB
 
@@ -30,6 +31,12 @@ def blocked(
     student_BRTd: Tensor, teacher_BRTd: Tensor, real_BT: Tensor, temperatures: tuple[float, float]
 ) -> Tensor:
     """The same sum. student_BRTd (B, R, T, d), teacher_BRTd (B, R, T, d'), real_BT bool; float32 or wider."""
+    if gpu.automatic(student_BRTd.device):
+        from bitembed_core.ops.relation_divergence import triton
+
+        if triton.fits(student_BRTd, teacher_BRTd):
+            teacher_BRTd = teacher_BRTd.detach()
+            return triton.relation_divergence(student_BRTd, teacher_BRTd, real_BT, *temperatures)[0]
     return _RelationDivergence.apply(student_BRTd, teacher_BRTd.detach(), real_BT, temperatures)
 
 

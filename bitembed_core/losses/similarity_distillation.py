@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
-from bitembed_core.losses.candidates import EmbeddingBatch, candidate_scores
-from bitembed_core.losses.divergence import kl_divergence
+from bitembed_core.losses.blocked_scores import mean_loss
+from bitembed_core.losses.candidates import EmbeddingBatch, candidates_of
+from bitembed_core.ops.candidate_losses import distillation_rows_
+from bitembed_core.similarity import inner_products
 
 
 class SimilarityDistillation(nn.Module):
@@ -33,11 +35,15 @@ class SimilarityDistillation(nn.Module):
                 "student and teacher must embed the same queries, positives and negatives; "
                 f"their counts are {student_counts} and {teacher_counts}"
             )
-        student_scores_BC, allowed_BC, _ = candidate_scores(student, offset, in_batch)
-        teacher_scores_BC, _, _ = candidate_scores(teacher, offset, in_batch)
-        return kl_divergence(
-            teacher_scores_BC / self.temperature, student_scores_BC / self.temperature, allowed_BC
-        ).mean()
+        queries_BD, vectors_CD, target_B, owner_C = candidates_of(student, offset)
+        teacher_queries_BD, teacher_vectors_CD = (t.detach() for t in candidates_of(teacher, offset)[:2])
+
+        def row_losses(rows: slice, scores_BC: Tensor) -> Tensor:
+            teacher_BC = inner_products(teacher_queries_BD[rows], teacher_vectors_CD).to(scores_BC.dtype)
+            owner = None if in_batch else owner_C
+            return distillation_rows_(scores_BC, teacher_BC, target_B[rows], owner, self.temperature)
+
+        return mean_loss(queries_BD, vectors_CD, row_losses)
 
 
 def text_counts(batch: EmbeddingBatch) -> list[tuple[int, ...] | None]:

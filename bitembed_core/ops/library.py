@@ -117,13 +117,17 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "lookup": (None, [POINTER(Table), c_void_p, c_int64, c_void_p, c_int]),
     "pool": (c_int, [c_void_p, c_void_p, c_int64, c_int64, POINTER(Norm), c_int32, c_void_p, c_int]),
     "encode": (c_int, [POINTER(Encoder), c_void_p, c_void_p, c_int64, c_void_p, c_int]),
+    "search": (
+        c_int,
+        [c_void_p, c_int64, *[c_void_p] * 2, *[c_int64] * 2, *[c_int32] * 2, c_int64, *[c_void_p] * 2, c_int],
+    ),
     "peak_gops": (c_double, [c_int]),
     "read_gbs": (c_double, [c_int]),
     "time_linears": (c_double, [c_void_p, c_int64, POINTER(Linear), c_int64, c_void_p, c_int64, c_int]),
 }
 
 # Of these, a result other than 0 means that there was not enough memory.
-NEED_MEMORY = ("norm_quantize", "linears", "feed_forward", "attention", "pool", "encode")
+NEED_MEMORY = ("norm_quantize", "linears", "feed_forward", "attention", "pool", "encode", "search")
 
 
 @cache

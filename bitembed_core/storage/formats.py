@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,15 +9,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitembed_core.storage.bit_packing import codes_of_bytes, expand_bytes, pack_bits, packed_width
-from bitembed_core.storage.output_quantizer import decode_codes, output_codes
+from bitembed_core.storage.bit_packing import expand_bytes
+from bitembed_core.storage.output_quantizer import output_codes
+from bitembed_core.storage.schemes import Scheme, fitted_codes, values_table
 
 if TYPE_CHECKING:
     from bitembed_core.storage.packed import PackedEmbeddings
 
-BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "int2": 2, "binary": 1}
-PRECISIONS = tuple(BITS)
 FLOATS: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+SCHEMES = {
+    "int8": Scheme(255),
+    "int4": Scheme(15),
+    "int2": Scheme(3),
+    "binary": Scheme(1),
+    "int4-fitted": Scheme(15, fitted=True),
+    "int2-fitted": Scheme(3, fitted=True),
+    "ternary-fitted": Scheme(2, fitted=True),
+    "binary-fitted": Scheme(1, fitted=True),
+}
+PRECISIONS = (*FLOATS, *SCHEMES)
 SCALE_BYTES = 4
 CHUNK_VALUES = 2**18  # rows are expanded to float32 in chunks of about this many values, 1 MiB
 
@@ -29,6 +38,9 @@ class StorageFormat:
 
     `float32` and `float16` store little-endian values. `int8`, `int4`, `int2` and `binary` store the codes
     of Eq 10 and 11 (`output_quantizer`), packed into bytes (`bit_packing`), and one float32 scale per vector.
+    `int4-fitted`, `int2-fitted`, `binary-fitted` and `ternary-fitted` (1.6 bits) take as many bytes and keep more: codes
+    are fitted to the vector, and the float32 is a correction (`schemes`). They store directions: what they decode to has a
+    length of about 1.
 
     Args:
         name: one of PRECISIONS.
@@ -39,25 +51,32 @@ class StorageFormat:
     dim: int
 
     def __post_init__(self) -> None:
-        if self.name not in BITS:
+        if self.name not in PRECISIONS:
             raise ValueError(f"unknown precision {self.name!r}; choose one of {', '.join(PRECISIONS)}")
         if self.dim < 1:
             raise ValueError(f"an embedding has at least one dimension, not {self.dim}")
 
     @property
-    def bits(self) -> int:
+    def scheme(self) -> Scheme | None:
+        """What the codes mean; None for the float formats."""
+        return SCHEMES.get(self.name)
+
+    @property
+    def bits(self) -> float:
         """Bits per value."""
-        return BITS[self.name]
+        return 8 * FLOATS[self.name].itemsize if self.scheme is None else self.scheme.bits
 
     @property
     def has_scale(self) -> bool:
-        """Whether each vector has a float32 scale besides its codes."""
-        return self.name not in FLOATS
+        """Whether each vector has a float32 scale or correction besides its codes."""
+        return self.scheme is not None
 
     @property
     def code_bytes(self) -> int:
         """Bytes of one vector's codes."""
-        return packed_width(self.dim, self.bits) if self.has_scale else self.dim * self.bits // 8
+        return (
+            self.dim * FLOATS[self.name].itemsize if self.scheme is None else self.scheme.code_bytes(self.dim)
+        )
 
     @property
     def bytes_per_vector(self) -> int:
@@ -84,20 +103,22 @@ class StorageFormat:
                 raise ValueError(
                     f"embedding {bad} has values that are NaN, infinite or too large for {self.name}"
                 )
-            if scales is None:
+            if self.scheme is None or scales is None:
                 codes[rows] = np.ascontiguousarray(values).view(np.uint8)
-            else:
-                row_codes, row_scales = output_codes(torch.from_numpy(values), self.bits)
-                codes[rows] = pack_bits(row_codes.numpy(), self.bits)
-                scales[rows] = row_scales.numpy()[:, 0]
+                continue
+            encode = fitted_codes if self.scheme.fitted else output_codes
+            argument = self.scheme.top if self.scheme.fitted else int(self.bits)
+            row_codes, row_scales = encode(torch.from_numpy(values), argument)
+            codes[rows] = self.scheme.pack(row_codes.numpy())
+            scales[rows] = row_scales.numpy()[:, 0]
         return PackedEmbeddings(self, codes, scales)
 
     def unscaled(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The float32 values (n, dim) of codes (n, code_bytes) before each vector's scale is applied."""
-        if not self.has_scale:
+        if self.scheme is None:
             values = np.ascontiguousarray(codes).view(FLOATS[self.name])
             return values.astype(np.float32)
-        return expand_bytes(values_of_bytes(self.bits), codes)[:, : self.dim]
+        return expand_bytes(values_table(self.scheme.top), codes)[:, : self.dim]
 
 
 def as_float_matrix(x: NDArray[np.floating] | Tensor, dim: int, name: str = "embeddings") -> NDArray[Any]:
@@ -118,12 +139,3 @@ def row_chunks(n: int, dim: int) -> Iterator[slice]:
     step = max(1, CHUNK_VALUES // dim)
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))
-
-
-@cache
-def values_of_bytes(bits: int) -> NDArray[np.float32]:
-    """Table (256, 8 / bits): the values in [-1, 1] that each byte's codes stand for at scale 1."""
-    codes = torch.from_numpy(codes_of_bytes(bits).copy())
-    table = decode_codes(codes, torch.ones(len(codes), 1), bits).numpy()
-    table.setflags(write=False)
-    return table

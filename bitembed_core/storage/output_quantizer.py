@@ -5,9 +5,12 @@ stands for `(2z/m - 1) a`. One bit is the sign instead, with sign(0) = +1; its v
 the same formula.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from bitembed_core.ops import gpu
 from bitembed_core.quantizers import StraightThrough
 from bitembed_core.storage.bit_packing import CODE_BITS
 
@@ -53,3 +56,12 @@ def fake_quantize_output(e: Tensor, bits: int) -> Tensor:
     with torch.no_grad():
         values = decode_codes(*output_codes(e, bits), bits)
     return StraightThrough.apply(e, values)
+
+
+def fake_quantize_outputs(e: Tensor, bits: Sequence[int]) -> list[Tensor]:
+    """`fake_quantize_output` for several numbers of bits; on CUDA devices all of them in one pass."""
+    if gpu.automatic(e.device):
+        from bitembed_core.ops.output_quantize.triton import output_quantize
+
+        return [y.view(e.shape) for y in output_quantize(e.reshape(-1, e.shape[-1]), list(bits))]
+    return [fake_quantize_output(e, b) for b in bits]

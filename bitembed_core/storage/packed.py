@@ -77,7 +77,7 @@ class PackedEmbeddings:
         )
 
     def decode(self) -> NDArray[np.float32]:
-        """The stored values, float32 (n, dim), as Eq 11 gives them: not normalised again."""
+        """The stored values, float32 (n, dim), as Eq 11 or the correction gives them: not normalised again."""
         values = np.empty((len(self), self.format.dim), dtype=np.float32)
         for rows in row_chunks(len(self), self.format.dim):
             values[rows] = self.format.unscaled(self.codes[rows])
@@ -87,6 +87,8 @@ class PackedEmbeddings:
 
     def scores(self, queries: "NDArray[np.floating] | Tensor | PackedEmbeddings") -> NDArray[np.float32]:
         """Cosine similarity (q, n) of every query with every stored vector; 0 where either is zero.
+
+        For fitted formats it is the corrected inner product, an estimate of the cosine with the vector that was stored.
 
         Args:
             queries: floating point (q, dim), compared as they are with the stored values (asymmetric); or
@@ -105,8 +107,10 @@ class PackedEmbeddings:
         scores_QN = np.empty((len(unit_QD), len(self)), dtype=np.float32)
         for rows in row_chunks(len(self), dim):
             values_ND = self.format.unscaled(self.codes[rows])
-            if self.scales is None:
+            if self.scales is None or self.format.scheme is None:
                 scores_QN[:, rows] = unit_QD @ unit_rows(values_ND).T
+            elif self.format.scheme.fitted:
+                scores_QN[:, rows] = unit_QD @ values_ND.T * self.scales[rows]
             else:
                 # Low-bit values lie in [-1, 1] and none is zero: it is safe to divide the few scores instead.
                 length_N = np.sqrt(np.einsum("nd,nd->n", values_ND, values_ND))

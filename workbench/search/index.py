@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from bitembed_core import PackedEmbeddings
 from bitembed_core.files import atomic_path
+from bitembed_core.ops.packed_scores import PackedScores
+from bitembed_core.storage.formats import as_float_matrix
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
 CHECKSUM_KEY = "bitembed.vectors_sha256"
@@ -41,6 +43,7 @@ class PackedIndex:
                 f"{len(vectors)} vectors, {len(ids)} ids and {len(texts)} texts do not belong together"
             )
         self.vectors = vectors
+        self._scores: PackedScores | None = None
         self._rows = pa.table({"id": list(ids), "text": list(texts)}, schema=SCHEMA)
 
     def __len__(self) -> int:
@@ -81,7 +84,7 @@ class PackedIndex:
                 "encode the texts again"
             )
         index = cls.__new__(cls)
-        index.vectors, index._rows = vectors, table.select(SCHEMA.names)
+        index.vectors, index._scores, index._rows = vectors, None, table.select(SCHEMA.names)
         return index
 
     def search(self, queries: NDArray[np.floating], top: int = 10) -> list[list[Hit]]:
@@ -89,7 +92,7 @@ class PackedIndex:
 
         Args:
             queries: floating point (q, d), or (d,) for one query. They are compared as they are with the
-                stored codes (asymmetric), in chunks: memory does not grow with q * n.
+                stored codes (asymmetric), natively where that was built; memory does not grow with q * n.
 
         Raises:
             ValueError: another dimension, NaN or infinity in a query, or `top` below 1.
@@ -97,6 +100,11 @@ class PackedIndex:
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}")
         queries = np.atleast_2d(queries)
+        if self.vectors.format.has_scale:
+            if self._scores is None:
+                self._scores = PackedScores(self.vectors, "cpu")
+            best = self._scores.best(as_float_matrix(queries, self.dimension, "queries"), top)
+            return self._hits(best.rows.numpy(), best.scores.numpy())
         scores_QK = np.empty((len(queries), 0), dtype=np.float32)
         rows_QK = np.empty((len(queries), 0), dtype=np.int64)
         step = max(1, SCORES_AT_ONCE // max(1, len(queries)))
@@ -108,6 +116,9 @@ class PackedIndex:
             columns_QK = best_columns(scores_QK, top)
             scores_QK = np.take_along_axis(scores_QK, columns_QK, axis=1)
             rows_QK = np.take_along_axis(rows_QK, columns_QK, axis=1)
+        return self._hits(rows_QK, scores_QK)
+
+    def _hits(self, rows_QK: NDArray[np.int64], scores_QK: NDArray[np.float32]) -> list[list[Hit]]:
         return [
             [self._hit(int(row), float(score)) for row, score in zip(rows, scores, strict=True)]
             for rows, scores in zip(rows_QK, scores_QK, strict=True)

@@ -1,6 +1,38 @@
-"""A whole ternary encoder in one native call. Its reference is the transformers model itself."""
+"""A whole ternary encoder at once, natively on the CPU or fused on CUDA. The reference is the transformers model itself."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bitembed_core.ops.encoder.architecture import NotDescribed, describe
 from bitembed_core.ops.encoder.native import NativeEncoder
+from bitembed_core.pooling import PoolingMode
 
-__all__ = ["NativeEncoder", "NotDescribed", "describe"]
+__all__ = ["NativeEncoder", "NotDescribed", "OwnEncoder", "describe", "own_encoder"]
+
+
+class OwnEncoder(Protocol):
+    """A model in a kernel's own form. `any_lengths`: texts of all lengths together cost it no padding."""
+
+    any_lengths: bool
+
+    def is_current(self, pooling: PoolingMode) -> bool: ...
+
+    def encode(self, ids: Sequence[Sequence[int]]) -> Tensor: ...
+
+
+def own_encoder(kernel: str, model: PreTrainedModel, pooling: PoolingMode) -> OwnEncoder | None:
+    """`model` in the form of its ternary kernel, None where that has none.
+
+    Raises:
+        NotDescribed: the model has something that the kernel's encoder does not compute.
+    """
+    if kernel == "native" and model.device.type == "cpu":
+        return NativeEncoder(model, pooling)
+    if kernel == "triton":
+        from bitembed_core.ops.encoder.fused import FusedEncoder
+
+        return FusedEncoder(model, pooling)
+    return None

@@ -1,4 +1,4 @@
-"""What the native encoder needs to know of a transformers model: its layers as projections, norms and rotations."""
+"""What an encoder of our own needs to know of a transformers model: its layers as projections, norms and rotations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from transformers import PreTrainedModel
 
 from bitembed_core.bitlinear import BitLinear
 from bitembed_core.embedding_table import QuantizedEmbedding
+from bitembed_core.pooling import PoolingMode
 
 FIXED_ROTATIONS = {"default", "linear", "llama3", "yarn"}  # frequencies that do not depend on a text's length
 
 
 class NotDescribed(ValueError):
-    """The model has something that the native encoder does not compute."""
+    """The model has something that our encoders do not compute."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,13 @@ def describe(model: PreTrainedModel) -> Architecture:
         if table is not None and not isinstance(table, nn.Embedding | QuantizedEmbedding):
             raise NotDescribed("an embedding is a module of another kind")
     return described
+
+
+def state_of(model: PreTrainedModel, pooling: PoolingMode) -> tuple[object, ...]:
+    """Changes whenever a weight of `model` is replaced or written to."""
+    tensors = [*model.parameters(), *model.buffers()]
+    versions = (0 if tensor.is_inference() else tensor._version for tensor in tensors)
+    return (pooling, tuple(map(id, tensors)), tuple(versions))
 
 
 def _qwen3(model: Any) -> Architecture:

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from bitembed_core.bitlinear import BitLinear
 from bitembed_core.embedding_table import QuantizedEmbedding
 from bitembed_core.ops import library
-from bitembed_core.ops.encoder.architecture import LayerPart, NormPart, describe
+from bitembed_core.ops.encoder.architecture import LayerPart, NormPart, describe, state_of
 from bitembed_core.ops.rows.native import table_operand
-from bitembed_core.ops.ternary_linear import Norm
+from bitembed_core.ops.ternary_linear import KERNELS, Norm
 from bitembed_core.pooling import PoolingMode
 
 FIRST_POSITIONS = 512  # rotations are computed for twice as many whenever a text is longer
@@ -30,9 +30,11 @@ class NativeEncoder:
         ValueError: a weight is damaged.
     """
 
+    any_lengths = True
+
     def __init__(self, model: PreTrainedModel, pooling: PoolingMode) -> None:
         self._model = model
-        self._state = _state_of(model, pooling)
+        self._state = state_of(model, pooling)
         self._architecture = describe(model)
         self._kept: list[Tensor] = []
         self._rotations: dict[str, Tensor] = {}
@@ -60,7 +62,7 @@ class NativeEncoder:
 
     def is_current(self, pooling: PoolingMode) -> bool:
         """Whether the model still is what it was, and is pooled the same way."""
-        return self._state == _state_of(self._model, pooling)
+        return self._state == state_of(self._model, pooling)
 
     def encode(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Vectors float32 (texts, hidden) of token ids.
@@ -115,7 +117,7 @@ class NativeEncoder:
         return layer
 
     def _linear(self, linear: BitLinear) -> library.Linear:
-        weight, scale = linear.panels()
+        weight, scale = linear.two_bits(KERNELS["native"])
         self._kept.append(weight.panels)
         norm = None if linear.norm is None else Norm(self._keep(linear.norm.weight), linear.norm.eps)
         return weight.operand(float(scale), None if linear.bias is None else self._keep(linear.bias), norm)
@@ -151,10 +153,3 @@ def _rows(embedding: nn.Module) -> int:
         return embedding.table.shape[0]
     assert isinstance(embedding, nn.Embedding)
     return embedding.num_embeddings
-
-
-def _state_of(model: PreTrainedModel, pooling: PoolingMode) -> tuple[object, ...]:
-    """Changes whenever a weight of `model` is replaced or written to."""
-    tensors = [*model.parameters(), *model.buffers()]
-    versions = (0 if tensor.is_inference() else tensor._version for tensor in tensors)
-    return (pooling, tuple(map(id, tensors)), tuple(versions))

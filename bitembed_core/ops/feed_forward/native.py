@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bitembed_core.bitlinear import BitLinear
 from bitembed_core.ops import library
-from bitembed_core.ops.ternary_linear import Norm
+from bitembed_core.ops.ternary_linear import KERNELS, Norm
 from bitembed_core.ops.ternary_linear.native import float_norm, float_or_none
 
 
@@ -20,7 +20,7 @@ def feed_forward(
     kept: list[object] = []  # what the operands point to
 
     def operand(linear: BitLinear) -> object:
-        weight, scale = linear.panels()
+        weight, scale = linear.two_bits(KERNELS["native"])
         norm = None if linear.norm is None else float_norm(Norm(linear.norm.weight, linear.norm.eps))
         bias = float_or_none(linear.bias)
         kept.append((weight, norm, bias))

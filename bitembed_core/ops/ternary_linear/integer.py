@@ -43,7 +43,7 @@ def frozen_ternary_linear(
 ) -> Tensor:
     """As `reference.frozen_ternary_linear`, with the product taken in integers and without gradients."""
     x_codes_MK, x_scale_M1, _ = quantize(x.flatten(0, -2), norm)
-    y_MN = scaled(integer_product(x_codes_MK, codes), x_scale_M1 * scale, bias, _output_dtype(x))
+    y_MN = scaled(integer_product(x_codes_MK, codes), x_scale_M1 * scale, bias, output_dtype(x))
     return y_MN.unflatten(0, x.shape[:-1])
 
 
@@ -79,7 +79,7 @@ class _TernaryLinear(torch.autograd.Function):
             gain,
         )
         ctx.eps, ctx.x_shape, ctx.x_dtype, ctx.w_dtype = eps, x.shape, x.dtype, weight.dtype
-        ctx.product_dtype, ctx.has_bias = _output_dtype(x), bias is not None
+        ctx.product_dtype, ctx.has_bias = output_dtype(x), bias is not None
         y_MN = scaled(integer_product(x_codes_MK, w_codes_NK), x_scale_M1 * w_scale, bias, ctx.product_dtype)
         return y_MN.unflatten(0, x.shape[:-1])
 
@@ -104,7 +104,7 @@ class _TernaryLinear(torch.autograd.Function):
         )
 
 
-def _output_dtype(x: Tensor) -> torch.dtype:
+def output_dtype(x: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype

@@ -106,6 +106,12 @@ int bitembed_pool(const float* states, const int64_t* offsets, int64_t texts, in
 int bitembed_encode(const bitembed_encoder* encoder, const int64_t* ids, const int64_t* offsets, int64_t texts, float* y,
                     int threads);
 
+/* The best k of n documents for each of q queries, best first, equal ones in order; row -1 where there are fewer than k.
+   queries (q, dim) int8; codes (n, ceil(dim bits / 8)), the first code in the highest bits; scores are `sum(query (2 z -
+   top)) weight`, for bits 1, 2, 4 or 8 and dim up to 32768. */
+int bitembed_search(const int8_t* queries, int64_t q, const uint8_t* codes, const float* weight, int64_t n,
+                    int64_t dim, int32_t bits, int32_t top, int64_t k, float* scores, int64_t* rows, int threads);
+
 /* GOPS of the widest dot-product instruction of the selected instruction set on `threads` threads; GB/s read from memory. */
 double bitembed_peak_gops(int threads);
 double bitembed_read_gbs(int threads);

@@ -200,6 +200,11 @@ BITEMBED_EXPORT int bitembed_encode(const bitembed_encoder* encoder, const int64
                                     int64_t texts, float* y, int threads) {
     return kernels().encode(encoder, ids, offsets, texts, y, threads);
 }
+BITEMBED_EXPORT int bitembed_search(const int8_t* queries, int64_t q, const uint8_t* codes, const float* weight,
+                                    int64_t n, int64_t dim, int32_t bits, int32_t top, int64_t k, float* scores, int64_t* rows,
+                                    int threads) {
+    return kernels().search(queries, q, codes, weight, n, dim, bits, top, k, scores, rows, threads);
+}
 BITEMBED_EXPORT double bitembed_peak_gops(int threads) { return kernels().peak_gops(threads); }
 
 }  // extern "C"

@@ -2,10 +2,12 @@
 // function that hands them out.
 #include "kernels.h"
 
+#include <new>
 #include <vector>
 
 #include "encoder.h"
 #include "peak.h"
+#include "search.h"
 
 namespace {
 
@@ -230,10 +232,19 @@ int encode(const bitembed_encoder* encoder, const int64_t* ids, const int64_t* o
     return run.run(threads) ? 0 : -1;
 }
 
+int search(const int8_t* queries, int64_t query_count, const uint8_t* codes, const float* weight, int64_t documents,
+           int64_t dim, int32_t bits, int32_t top, int64_t k, float* scores, int64_t* rows, int threads) {
+    try {
+        return best_documents(queries, query_count, codes, weight, documents, dim, bits, top, k, scores, rows, threads);
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+}
+
 }  // namespace
 
 const bitembed::Kernels& bitembed::BITEMBED_KERNELS() {
     static const Kernels kernels = {BITEMBED_NAME, pack_panels, norm_quantize, linears, feed_forward, rotate,
-                                    attention,     lookup,      pool,          encode,  peak_gops};
+                                    attention,     lookup,      pool,          encode,  search, peak_gops};
     return kernels;
 }

@@ -16,6 +16,7 @@ struct Kernels {
     decltype(&bitembed_lookup) lookup;
     decltype(&bitembed_pool) pool;
     decltype(&bitembed_encode) encode;
+    decltype(&bitembed_search) search;
     decltype(&bitembed_peak_gops) peak_gops;
 };
 

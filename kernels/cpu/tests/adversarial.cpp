@@ -1,6 +1,7 @@
 // Every operation on every instruction set of this processor, on sizes that nothing divides, on extreme values and on empty
 // batches, against plain loops. Built with sanitizers (`make test-sanitized`) and for ARM under an emulator
 // (`make test-arm`). Prints what failed; exits with 1 then.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -234,7 +235,44 @@ void test_functions() {
     }
 }
 
+void test_search(int64_t queries, int64_t documents, int64_t dim, int bits, int64_t k, int threads) {
+    const int64_t row_bytes = (dim * bits + 7) / 8;
+    std::vector<int8_t> q(static_cast<size_t>(queries * dim));
+    std::vector<uint8_t> codes(static_cast<size_t>(documents * row_bytes));
+    std::vector<float> inverse(static_cast<size_t>(documents), 1.0f);
+    for (auto& v : q) v = static_cast<int8_t>(generator() % 255 - 127);
+    for (auto& v : codes) v = static_cast<uint8_t>(generator());
+    if (documents > 1) inverse[1] = 0.0f;
+    std::vector<float> scores(static_cast<size_t>(queries * k), NAN);
+    std::vector<int64_t> rows(static_cast<size_t>(queries * k), -7);
+    bitembed_search(q.data(), queries, codes.data(), inverse.data(), documents, dim, bits, bits == 2 ? 2 : (1 << bits) - 1, k, scores.data(), rows.data(),
+                    threads);
+    for (int64_t i = 0; i < queries; i++) {
+        std::vector<std::pair<float, int64_t>> all;
+        for (int64_t d = 0; d < documents; d++) {
+            int64_t sum = 0;
+            for (int64_t j = 0; j < dim; j++) {
+                const int64_t bit = j * bits;
+                const int z = codes[static_cast<size_t>(d * row_bytes + bit / 8)] >> (8 - bits - bit % 8) & ((1 << bits) - 1);
+                sum += q[static_cast<size_t>(i * dim + j)] * (2 * z - (bits == 2 ? 2 : (1 << bits) - 1));
+            }
+            all.push_back({-static_cast<float>(sum) * inverse[static_cast<size_t>(d)], d});
+        }
+        std::sort(all.begin(), all.end());
+        for (int64_t j = 0; j < k; j++) {
+            const bool there = j < documents;
+            const auto at = static_cast<size_t>(i * k + j);
+            check(rows[at] == (there ? all[static_cast<size_t>(j)].second : -1), "found document");
+            check(!there || scores[at] == -all[static_cast<size_t>(j)].first, "score of a document");
+        }
+    }
+}
+
 void test_all() {
+    for (const int bits : {1, 2, 4, 8})
+        for (const int64_t documents : {0, 1, 47, 100})
+            for (const int64_t dim : {1, 3, 31, 64, 70}) test_search(9, documents, dim, bits, 5, 2);
+    test_search(3, 13000, 20, 2, 10, 3);
     for (const int threads : {1, 2, 5}) {
         for (const int64_t tokens : {0, 1, 2, 3, 7, 8, 9, 13, 65})
             for (const int64_t in : {1, 4, 15, 16, 17, 100})

@@ -118,7 +118,7 @@ def test_packed_tables_and_weights_run_as_they_lie_on_disk(tiny_embedder, senten
     tiny_embedder.save_pretrained(tmp_path / "packed", "packed", token_table="int8")
     packed = BitEmbedder.from_pretrained(tmp_path / "packed")
     native = packed.encode(sentences)
-    assert packed._native is not None
+    assert packed._encoder is not None
     assert all(
         m.codes is None for m in packed.model.modules() if hasattr(m, "packed_codes")
     )  # never unpacked
@@ -130,12 +130,12 @@ def test_models_that_are_not_described_run_layer_by_layer(tiny_embedder, sentenc
     tiny_embedder.convert()
     expected = tiny_embedder.encode(sentences)
     tiny_embedder.model.config.is_decoder = True
-    tiny_embedder._native = None
+    tiny_embedder._encoder = None
     with pytest.raises(NotDescribed):
         describe(tiny_embedder.model)
     tiny_embedder.model.config.is_decoder = True
     with caplog.at_level(logging.WARNING):
-        tiny_embedder._native_encoder()
+        tiny_embedder._own_encoder()
     assert "layer by layer" in caplog.text
     tiny_embedder.model.config.is_decoder = False
     assert (tiny_embedder.encode(sentences) * expected).sum(axis=1).min() > 0.99

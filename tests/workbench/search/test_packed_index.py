@@ -21,9 +21,12 @@ def queries(count: int, dim: int = 20) -> np.ndarray:
 
 def brute_force(found: PackedIndex, q: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
     decoded = found.vectors.decode().astype(np.float64)
+    lengths = np.linalg.norm(decoded, axis=1)
+    if found.vectors.format.name.endswith("-fitted"):
+        lengths[:] = 1  # their values are corrected already
     lines = []
     for query in q.astype(np.float64):
-        scores = [float(query @ y / np.linalg.norm(query) / np.linalg.norm(y)) for y in decoded]
+        scores = list(map(float, decoded @ query / np.linalg.norm(query) / lengths))
         rows = sorted(range(len(scores)), key=lambda row: -scores[row])
         lines.append([(row, scores[row]) for row in rows[:top]])
     return lines

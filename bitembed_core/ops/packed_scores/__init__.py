@@ -1,0 +1,144 @@
+"""Exact search over packed embeddings on a device: cosines of queries with stored codes, and the best of them.
+
+Queries stay in floating point, or are rounded to int8 (Eq 2), which makes the products integer. Documents are int8, int4,
+int2, binary or fitted codes and are never expanded in memory; scores exist for a chunk of documents at a time, on the CPU
+for a tile.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitembed_core.ops import gpu, library
+from bitembed_core.ops.packed_scores import native, reference
+from bitembed_core.ops.packed_scores.reference import Documents
+from bitembed_core.quantizers import quantize_activation
+from bitembed_core.storage import PackedEmbeddings
+from bitembed_core.storage.bit_packing import codes_of_bytes, pack_bits
+
+SCORES_AT_ONCE = 1 << 24  # 64 MiB
+ROW_BITS = 32
+
+
+class Best(NamedTuple):
+    """The best k documents of each query: cosines float32 (q, k), best first, and rows int64 (q, k)."""
+
+    scores: Tensor
+    rows: Tensor
+
+
+class PackedScores:
+    """Documents on a device.
+
+    Args:
+        packed: embeddings in any format with codes; five trits of a byte take two bits each here.
+        device: where to keep and compare them; by default CUDA where there is some.
+
+    Raises:
+        ValueError: embeddings in floating point.
+    """
+
+    def __init__(self, packed: PackedEmbeddings, device: torch.device | str | None = None) -> None:
+        scheme, self.dim = packed.format.scheme, packed.format.dim
+        if scheme is None or packed.scales is None:
+            raise ValueError(
+                f"{packed.format.name} embeddings have no packed codes; store them as int8 or less"
+            )
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        bits = scheme.top.bit_length()
+        codes = packed.codes if scheme.top != 2 else pack_bits(scheme.codes(packed.codes, self.dim), bits)
+        codes_NB = torch.from_numpy(np.ascontiguousarray(codes)).to(self.device)
+        scale_N = torch.from_numpy(packed.scales).to(self.device)
+        lengths_N = self._lengths(codes_NB, bits, scheme.top)
+        weight_N = scale_N / scheme.top if scheme.fitted else (scale_N > 0) / lengths_N
+        longest = float((weight_N * lengths_N).max()) if len(weight_N) else 1.0
+        self._documents = Documents(codes_NB, weight_N, bits, scheme.top, longest)
+
+    def __len__(self) -> int:
+        return len(self._documents.codes_NB)
+
+    def scores(
+        self, queries: NDArray[np.floating] | Tensor, rows: slice = slice(None), integer: bool = False
+    ) -> Tensor:
+        """Scores float32 (q, n) of queries (q, dim) with the documents `rows`, as `PackedEmbeddings.scores` has them.
+
+        Args:
+            integer: round queries to int8 first.
+
+        Raises:
+            ValueError: queries of another dimension, or NaN or infinity in them.
+        """
+        queries_QD = self._directions(queries)
+        if integer:
+            queries_QD = quantize_activation(queries_QD)[0]
+        codes_NB, weight_N, bits, top, _ = self._documents.part(rows)
+        if gpu.automatic(self.device):
+            from bitembed_core.ops.packed_scores.triton import packed_scores
+
+            return packed_scores(queries_QD, codes_NB, weight_N, bits, top)
+        return reference.packed_scores(queries_QD, codes_NB, weight_N, bits, top)
+
+    def _directions(self, queries: NDArray[np.floating] | Tensor) -> Tensor:
+        """Checked queries float32 (q, dim), the largest component of each 1, so that no square overflows or vanishes."""
+        queries_QD = torch.as_tensor(queries).to(self.device, torch.float32)
+        if queries_QD.ndim != 2 or queries_QD.shape[1] != self.dim:
+            raise ValueError(f"queries must be (q, {self.dim}), got {tuple(queries_QD.shape)}")
+        if not torch.isfinite(queries_QD).all():
+            raise ValueError("queries have NaN or infinite values")
+        largest_Q1 = queries_QD.abs().amax(dim=1, keepdim=True)
+        return queries_QD / torch.where(largest_Q1 > 0, largest_Q1, 1)
+
+    def best(self, queries: NDArray[np.floating] | Tensor, k: int = 10, integer: bool = False) -> Best:
+        """The k most similar documents of each query; equal scores in the order of the documents.
+
+        Raises:
+            ValueError: k below 1, or queries that `scores` refuses.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if self.device.type == "cpu" and library.available() and self.dim <= native.MOST_COMPONENTS:
+            return self._best_natively(self._directions(queries), k, integer)
+        step = max(1, SCORES_AT_ONCE // max(1, len(queries)))
+        best_QK = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
+        for start in range(0, len(self), step):
+            scores_QC = self.scores(queries, slice(start, start + step), integer)
+            keys_QC = torch.cat([best_QK, keys_of(scores_QC, start)], dim=1)
+            best_QK = keys_QC.topk(min(k, keys_QC.shape[1]), dim=1).values
+        return Best(*split_keys(best_QK))
+
+    def _best_natively(self, queries_QD: Tensor, k: int, integer: bool) -> Best:
+        if not integer:
+            return Best(*native.best_of_vectors(queries_QD, self._documents, k))
+        codes_QD = quantize_activation(queries_QD)[0]
+        scores_QK, rows_QK = native.best_of_codes(codes_QD, self._documents, k)
+        return Best(scores_QK / codes_QD.float().norm(dim=1, keepdim=True).clamp(min=1), rows_QK)
+
+    def _lengths(self, codes_NB: Tensor, bits: int, top: int) -> Tensor:
+        """The length of each row of values `2 z - top`."""
+        values = 2 * torch.from_numpy(codes_of_bytes(bits).astype(np.int64)) - top
+        squares_256 = values.square().sum(dim=1).to(self.device)
+        lengths = torch.empty(len(codes_NB), device=self.device)
+        filling = codes_NB.shape[1] * (8 // bits) - self.dim  # codes 0 at the end of a row
+        step = max(1, SCORES_AT_ONCE // codes_NB.shape[1])
+        for start in range(0, len(codes_NB), step):
+            squares = squares_256[codes_NB[start : start + step].long()].sum(dim=1)
+            lengths[start : start + step] = (squares - filling * top**2).sqrt()
+        return lengths
+
+
+def keys_of(scores_QC: Tensor, first_row: int) -> Tensor:
+    """int64 keys that order like the scores, equal ones from the first row to the last."""
+    bits = (scores_QC + 0.0).view(torch.int32)  # + 0: minus zero becomes zero
+    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
+    rows_C = torch.arange(first_row, first_row + scores_QC.shape[1], device=scores_QC.device)
+    return (ordered << ROW_BITS) | ((1 << ROW_BITS) - 1 - rows_C)
+
+
+def split_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores and rows again."""
+    rows = (1 << ROW_BITS) - 1 - (keys & ((1 << ROW_BITS) - 1))
+    ordered = (keys >> ROW_BITS).to(torch.int32)
+    return torch.where(ordered >= 0, ordered, ordered ^ 0x7FFFFFFF).view(torch.float32), rows

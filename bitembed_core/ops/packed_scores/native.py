@@ -1,0 +1,85 @@
+"""Search on the CPU through the native library: int8 queries, no scores kept but the best."""
+
+import torch
+from torch import Tensor
+
+from bitembed_core.ops import library
+from bitembed_core.ops.packed_scores import reference
+from bitembed_core.ops.packed_scores.reference import Documents
+from bitembed_core.quantizers import quantize_activation
+from bitembed_core.similarity import unit_vectors
+
+MOST_COMPONENTS = 1 << 15  # sums stay in 32 bits
+VALUES_AT_ONCE = 1 << 24  # of candidates that are compared again
+ROUNDING = 2e-6  # of a cosine in float32
+
+
+def best_of_codes(queries_QD: Tensor, documents: Documents, k: int) -> tuple[Tensor, Tensor]:
+    """The best min(k, n) documents of queries int8 (q, dim): `reference.packed_scores` times the query's length, and rows.
+
+    Raises:
+        MemoryError: not enough memory for k candidates a query.
+    """
+    k = min(k, len(documents.codes_NB))
+    scores_QK = torch.empty(len(queries_QD), k)
+    rows_QK = torch.empty(len(queries_QD), k, dtype=torch.int64)
+    if scores_QK.numel():
+        library.native().bitembed_search(
+            library.pointer(queries_QD.contiguous()),
+            len(queries_QD),
+            library.pointer(documents.codes_NB),
+            library.pointer(documents.weight_N),
+            len(documents.codes_NB),
+            queries_QD.shape[1],
+            documents.bits,
+            documents.top,
+            k,
+            library.pointer(scores_QK),
+            library.pointer(rows_QK),
+            library.threads(),
+        )
+    return scores_QK, rows_QK
+
+
+def best_of_vectors(queries_QD: Tensor, documents: Documents, k: int) -> tuple[Tensor, Tensor]:
+    """The same for queries in float32, exactly, and for their directions.
+
+    Candidates are found with the queries rounded to int8 and compared again as they are. A score changes by no more than the
+    length of what rounding took from the unit query, times that of the longest document; where that leaves doubt about the k
+    best, more candidates are taken.
+    """
+    unit_QD = unit_vectors(queries_QD)
+    int8_QD, scale_Q1 = quantize_activation(unit_QD)
+    lost_Q = (unit_QD - int8_QD * scale_Q1).norm(dim=1) * documents.longest + ROUNDING
+    n = len(documents.codes_NB)
+    k = min(k, n)
+    best_scores = torch.zeros(len(unit_QD), k)
+    best_rows = torch.zeros(len(unit_QD), k, dtype=torch.int64)
+    open_Q, candidates = torch.arange(len(unit_QD)), min(n, max(4 * k, k + 64))
+    while len(open_Q) and k:
+        found, rows = best_of_codes(int8_QD[open_Q], documents, candidates)
+        scores = _compared_again(unit_QD[open_Q], rows, documents)
+        by_row = rows.argsort(dim=1)  # so that equal scores keep the order of the documents
+        scores, rows = scores.gather(1, by_row), rows.gather(1, by_row)
+        order = scores.sort(dim=1, descending=True, stable=True)
+        best_scores[open_Q] = order.values[:, :k]
+        best_rows[open_Q] = rows.gather(1, order.indices[:, :k])
+        left_out_Q = found[:, -1] * scale_Q1[open_Q, 0] + lost_Q[open_Q]
+        if candidates >= n:
+            break
+        open_Q = open_Q[order.values[:, k - 1] < left_out_Q]
+        candidates = min(n, 8 * candidates)
+    return best_scores, best_rows
+
+
+def _compared_again(unit_QD: Tensor, rows_QC: Tensor, documents: Documents) -> Tensor:
+    """Scores (q, c) of every query with its own candidates, summed in float64: equal documents must get equal scores."""
+    scores_QC = torch.empty(rows_QC.shape)
+    step = max(1, VALUES_AT_ONCE // (rows_QC.shape[1] * unit_QD.shape[1]))
+    for start in range(0, len(unit_QD), step):
+        part = slice(start, start + step)
+        codes_QCB = documents.codes_NB[rows_QC[part]]
+        values_QCD = reference.values(codes_QCB, documents.bits, documents.top, unit_QD.shape[1])
+        products = torch.einsum("qd,qcd->qc", unit_QD[part].double(), values_QCD.double())
+        scores_QC[part] = products * documents.weight_N[rows_QC[part]]
+    return scores_QC

@@ -1,0 +1,1 @@
+"""Divergence of token relations. The reference is `bitembed_core.losses.relation_divergence`."""

@@ -1,0 +1,217 @@
+"""What each way to store an embedding keeps of retrieval, at how many bytes a vector.
+
+    python kernels/benchmarks/storage_formats.py --model minilm --out kernels/benchmarks/results/storage_formats_minilm.json
+
+The model's float32 embeddings of the offline retrieval tasks are stored in every format, without training anything. "float
+queries" compares the query as it is with stored documents, "symmetric" with the query stored in the same way. Numbers are
+nDCG@10 (gain over log2 of rank + 1), and the share of float32's, mean over the tasks. What needs calibration (rotations,
+sentence-transformers' int8) gets it from training text of the catalog, never from the tasks. faiss's formats are left out
+where it is not installed.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from bitembed_core import StorageFormat
+from bitembed_core.files import write_json
+from bitembed_core.storage.formats import SCHEMES
+from bitembed_core.storage.rotation import Rotation
+from workbench.catalog.examples import unlabelled_texts
+from workbench.catalog.models import load_embedder
+from workbench.catalog.tasks import TASKS, RetrievalData, capped
+from workbench.environment import environment
+
+TASK_NAMES = ("ret_boolq", "ret_fiqa_mini", "ret_consumer_contracts", "ret_debian", "ret_xsum")
+CALIBRATION_TEXTS = 4000
+Matrix = np.ndarray
+
+
+class Task(NamedTuple):
+    queries: Matrix
+    documents: Matrix
+    relevant: list[dict[int, int]]  # of each query: row of a document -> gain
+
+
+# Documents and queries -> scores (q, n).
+Scorer = Callable[[Matrix, Matrix], Matrix]
+
+
+class Way(NamedTuple):
+    """One way to store documents."""
+
+    name: str
+    bytes_per_vector: float
+    scores: Scorer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--max-documents", type=int, default=3000)
+    parser.add_argument("--max-queries", type=int, default=500)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    surroundings = environment()
+    embedder = load_embedder(arguments.model)
+    embedder.max_length = min(embedder.max_length, arguments.max_length)
+    tasks, cuts = {}, {}
+    for name in TASK_NAMES:
+        print(f"embedding {name}", file=sys.stderr, flush=True)
+        limits = {"max_documents": arguments.max_documents, "max_queries": arguments.max_queries}
+        data, cuts[name] = capped(TASKS[name].load(), **limits)
+        assert isinstance(data, RetrievalData)
+        tasks[name] = embedded(embedder, data)
+    print("embedding calibration text", file=sys.stderr, flush=True)
+    calibration = embedder.encode(unlabelled_texts("demo", CALIBRATION_TEXTS))
+    dim = embedder.dimension
+    table = {}
+    for way in ways(dim, calibration):
+        print(way.name, file=sys.stderr, flush=True)
+        scores = {
+            name: ndcg(way.scores(task.documents, task.queries), task.relevant)
+            for name, task in tasks.items()
+        }
+        table[way.name] = {"bytes_per_vector": way.bytes_per_vector, "ndcg_at_10": scores}
+    exact = table["float32"]["ndcg_at_10"]
+    for row in table.values():
+        row["mean"] = statistics.mean(row["ndcg_at_10"].values())
+        row["share_of_float32"] = statistics.mean(
+            score / exact[name] for name, score in row["ndcg_at_10"].items()
+        )
+    results = {
+        "model": arguments.model,
+        "dimension": dim,
+        "max_length": embedder.max_length,
+        "kernel": embedder.kernel,
+        "environment": surroundings,
+        "tasks": cuts,
+        "calibration": f"{len(calibration)} training texts of the catalog",
+        "formats": table,
+    }
+    write_json(arguments.out, results)
+    for name, row in sorted(table.items(), key=lambda item: -item[1]["share_of_float32"]):
+        print(f"{row['bytes_per_vector']:7.1f} bytes  {100 * row['share_of_float32']:6.2f} %  {name}")
+    print(json.dumps(cuts))
+
+
+def embedded(embedder: Any, data: RetrievalData) -> Task:
+    ids = {document: row for row, document in enumerate(data.corpus)}
+    documents = embedder.encode_document([f"{title} {text}".strip() for title, text in data.corpus.values()])
+    relevant = [{ids[d]: gain for d, gain in data.qrels[query].items()} for query in data.queries]
+    return Task(embedder.encode_query(list(data.queries.values())), documents, relevant)
+
+
+def ndcg(scores_QN: Matrix, relevant: list[dict[int, int]]) -> float:
+    """Mean nDCG@10; equal scores in the order of the documents."""
+    found = []
+    for scores, gains in zip(scores_QN, relevant, strict=True):
+        best = np.argsort(-scores, kind="stable")[:10]
+        got = sum(gains.get(int(row), 0) / math.log2(place + 2) for place, row in enumerate(best))
+        ideal = sorted(gains.values(), reverse=True)[:10]
+        found.append(got / sum(gain / math.log2(place + 2) for place, gain in enumerate(ideal)))
+    return 100 * statistics.mean(found)
+
+
+def ways(dim: int, calibration: Matrix) -> list[Way]:
+    found = [Way("float32", 4.0 * dim, lambda d, q: q @ d.T)]
+    fitted = Rotation.fit(torch.from_numpy(calibration))
+    rotations = {"": None, ", fitted rotation": fitted, ", random rotation": Rotation.random(dim)}
+    for name in ("float16", *SCHEMES):
+        form = StorageFormat(name, dim)
+        for suffix, rotation in rotations.items():
+            if rotation is not None and form.bits > 2:
+                continue
+            for symmetric in (False, True):
+                queries = "symmetric" if symmetric else "float queries"
+                scorer = stored(form, rotation, symmetric)
+                found.append(Way(f"{name}{suffix}, {queries}", form.bytes_per_vector, scorer))
+    return found + sentence_transformers_ways(dim, calibration) + faiss_ways(dim, calibration)
+
+
+def stored(form: StorageFormat, rotation: Rotation | None, symmetric: bool) -> Scorer:
+    def scores(documents: Matrix, queries: Matrix) -> Matrix:
+        if rotation is not None:
+            documents, queries = (rotation(torch.from_numpy(x)).numpy() for x in (documents, queries))
+        return form.encode(documents).scores(form.encode(queries) if symmetric else queries)
+
+    return scores
+
+
+def sentence_transformers_ways(dim: int, calibration: Matrix) -> list[Way]:
+    from sentence_transformers.util import quantize_embeddings
+
+    def binary(documents: Matrix, queries: Matrix) -> Matrix:
+        bits = [
+            np.unpackbits(quantize_embeddings(x, "ubinary"), axis=1)[:, :dim] for x in (documents, queries)
+        ]
+        documents_N, queries_Q = (2.0 * b - 1 for b in bits)
+        return queries_Q @ documents_N.T
+
+    def int8(documents: Matrix, queries: Matrix) -> Matrix:
+        codes = [
+            quantize_embeddings(x, "int8", calibration_embeddings=calibration).astype(np.float32)
+            for x in (documents, queries)
+        ]
+        return codes[1] @ codes[0].T
+
+    return [
+        Way("sentence-transformers ubinary, symmetric", dim / 8, binary),
+        Way("sentence-transformers int8, symmetric", float(dim), int8),
+    ]
+
+
+def faiss_ways(dim: int, calibration: Matrix) -> list[Way]:
+    if not find_spec("faiss"):
+        return []
+    import faiss
+
+    def searched(make: Callable[[], Any]) -> Scorer:
+        def scores(documents: Matrix, queries: Matrix) -> Matrix:
+            index = make()
+            index.train(calibration)
+            index.add(documents)
+            best, rows = index.search(queries, 10)
+            scores_QN = np.full((len(queries), len(documents)), -np.inf, dtype=np.float32)
+            np.put_along_axis(scores_QN, rows, best, axis=1)
+            return scores_QN
+
+        return scores
+
+    inner = faiss.METRIC_INNER_PRODUCT
+    found = [
+        Way(
+            f"faiss SQ {name}, float queries",
+            dim * bits / 8,
+            searched(lambda kind=kind: faiss.IndexScalarQuantizer(dim, kind, inner)),
+        )
+        for name, bits, kind in (
+            ("8 bits", 8, faiss.ScalarQuantizer.QT_8bit),
+            ("4 bits", 4, faiss.ScalarQuantizer.QT_4bit),
+        )
+    ]
+    rabitq = faiss.IndexRaBitQ(dim, inner)
+    found.append(
+        Way(
+            "faiss RaBitQ, float queries",
+            float(rabitq.sa_code_size()),
+            searched(lambda: faiss.IndexRaBitQ(dim, inner)),
+        )
+    )
+    return found
+
+
+if __name__ == "__main__":
+    main()

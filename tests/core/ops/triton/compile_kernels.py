@@ -1,0 +1,112 @@
+"""Compiles every Triton kernel for CUDA cards without having one; run by test_compilation.py, since Triton must not be
+interpreting. Prints a JSON list: kernel, capability, bytes of shared memory."""
+
+import json
+import sys
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from bitembed_core.ops import tuning
+from bitembed_core.ops.candidate_losses.triton import contrastive_kernel, distillation_kernel
+from bitembed_core.ops.norm_quantize.triton import norm_backward_kernel, norm_quantize_kernel
+from bitembed_core.ops.output_quantize.triton import output_quantize_kernel
+from bitembed_core.ops.packed_scores.triton import packed_scores_kernel
+from bitembed_core.ops.relation_divergence.triton import relation_gradient_kernel, relation_rows_kernel
+from bitembed_core.ops.ternary_linear.product import gated_kernel, product_kernel
+from bitembed_core.ops.weight_quantize.triton import partial_sums_kernel, ternary_kernel
+
+FAMILIES = {80: "ampere", 90: "hopper"}
+POINTERS = {"codes_ptr": "*i8", "real_ptr": "*i8", "target_ptr": "*i64", "owner_ptr": "*i64"}
+FLOATS = {"eps", "margin", "inverse_temperature", "student_inverse", "teacher_inverse"}
+RELATIONS = {"ROWS": 64, "STUDENT_WIDTH": 32, "TEACHER_WIDTH": 64}
+
+
+def compiled(
+    kernel: Any, capability: int, constants: dict[str, Any], types: dict[str, str], **options: int
+) -> dict[str, Any]:
+    signature = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name.endswith("_ptr"):
+            signature[name] = types.get(name, POINTERS.get(name, "*fp32"))
+        else:
+            signature[name] = "fp32" if name in FLOATS else "i32"
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    result = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert result.asm["cubin"]
+    return {"kernel": kernel.__name__, "capability": capability, "shared": result.metadata.shared, **options}
+
+
+def products(capability: int) -> list[dict[str, Any]]:
+    rows = []
+    tiles = tuning.TILES[FAMILIES[capability]]
+    for tile in tiles:
+        options = {"num_warps": tile.warps, "num_stages": tile.stages}
+        sizes = {"TOKENS": tile.tokens, "ROWS": tile.rows, "BYTES": tile.bytes, "GROUP": 8}
+        flags = {"PROJECTIONS": 3, "PACKED": True, "HAS_BIAS": True, "HAS_RESIDUAL": True}
+        types = {
+            "x_ptr": "*i8",
+            "w_ptr": "*u8",
+            "bias_ptr": "*bf16",
+            "residual_ptr": "*bf16",
+            "y_ptr": "*bf16",
+        }
+        rows.append(compiled(product_kernel, capability, sizes | flags, types, **options))
+        if tile in (tiles[0], tiles[-1]):
+            flags = {"PROJECTIONS": 1, "PACKED": False, "HAS_BIAS": False, "HAS_RESIDUAL": False}
+            none = {"bias_ptr": None, "residual_ptr": None}
+            types = {"x_ptr": "*i8", "w_ptr": "*i8", "y_ptr": "*bf16"}
+            rows.append(compiled(product_kernel, capability, sizes | flags | none, types, **options))
+            types = {"x_ptr": "*i8", "gate_ptr": "*u8", "up_ptr": "*u8", "y_ptr": "*bf16"}
+            for activation in range(3):
+                flags = {"HAS_GATE": True, "HAS_BIAS": True, "ACTIVATION": activation}
+                rows.append(compiled(gated_kernel, capability, sizes | flags, types, **options))
+    return rows
+
+
+def others(capability: int) -> list[dict[str, Any]]:
+    x = {"x_ptr": "*bf16"}
+    return [
+        compiled(norm_quantize_kernel, capability, {"PROJECTIONS": 3, "HAS_GAIN": True, "BLOCK": 1024}, x),
+        compiled(
+            norm_quantize_kernel,
+            capability,
+            {"PROJECTIONS": 1, "HAS_GAIN": False, "BLOCK": 4096, "gain_ptr": None},
+            x,
+        ),
+        compiled(
+            norm_backward_kernel,
+            capability,
+            {"TOKENS_OF_A_PROGRAM": 64, "BLOCK": 1024},
+            x | {"grad_ptr": "*bf16", "grad_x_ptr": "*bf16"},
+        ),
+        compiled(partial_sums_kernel, capability, {"BLOCK": 4096}, {}, num_warps=8),
+        compiled(ternary_kernel, capability, {"MOST_PARTS": 1024, "BLOCK": 4096}, {}, num_warps=8),
+        compiled(output_quantize_kernel, capability, {"BITS": (1, 2, 4, 8, 16), "BLOCK": 1024}, {}),
+        compiled(contrastive_kernel, capability, {"HAS_OWNER": True, "HAS_MARGIN": True, "BLOCK": 1024}, {}),
+        compiled(distillation_kernel, capability, {"HAS_OWNER": True, "BLOCK": 1024}, {}),
+        compiled(relation_rows_kernel, capability, RELATIONS, {}),
+        compiled(relation_gradient_kernel, capability, RELATIONS, {}),
+        *(
+            compiled(
+                packed_scores_kernel,
+                capability,
+                {"BITS": bits, "INTEGER": integer, "QUERIES": 16, "DOCUMENTS": 64, "BYTES": 64}
+                | ({"second_ptr": None} if integer else {}),
+                {"codes_ptr": "*u8"} | ({"first_ptr": "*i8"} if integer else dict.fromkeys(HALVES, "*fp16")),
+            )
+            for bits in (1, 8)
+            for integer in (True, False)
+        ),
+    ]
+
+
+HALVES = ("first_ptr", "second_ptr")
+
+if __name__ == "__main__":
+    capability = int(sys.argv[1])
+    print(json.dumps(products(capability) + others(capability)))

@@ -1,0 +1,79 @@
+"""Whole models with Triton kernels: encoding and conversion as the reference has them."""
+
+import numpy as np
+import pytest
+import torch
+
+from bitembed_core import BitEmbedder
+from bitembed_core.ops.encoder.fused import FusedEncoder
+
+ARCHITECTURES = ["bert", "qwen3", "gemma3"]
+
+
+@pytest.fixture
+def texts(sentences) -> list[str]:
+    return [sentence[:20] for sentence in sentences[:3]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_fused_encoder(architecture, pooling, make_embedder, texts, device) -> None:
+    embedder = make_embedder(architecture)
+    embedder.convert()
+    embedder.freeze()
+    embedder.settings.pooling = pooling
+    ids = [embedder.tokenizer(text)["input_ids"] for text in texts]
+    embedder._use_kernel("reference")
+    with torch.inference_mode():
+        expected = torch.cat([embedder.embed(embedder._pad([tokens])) for tokens in ids])
+    embedder._use_kernel("triton")
+    embedder.model.to(device)
+    actual = FusedEncoder(embedder.model, pooling).encode(ids).cpu()
+    # One activation on the other side of a rounding step changes a vector a little.
+    assert (actual * expected).sum(dim=1).min() > 0.999
+    assert (actual * expected).sum(dim=1).median() > 0.9999
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_embedder_uses_it(architecture, make_embedder, texts, device, tmp_path) -> None:
+    embedder = make_embedder(architecture)
+    embedder.convert()
+    embedder.save_pretrained(tmp_path / "packed", "packed")
+    packed = BitEmbedder.from_pretrained(tmp_path / "packed", device=device, kernel="triton")
+    assert packed.kernel == "triton"
+    vectors = packed.encode(texts)
+    assert isinstance(packed._encoder, FusedEncoder)
+    reference = BitEmbedder.from_pretrained(tmp_path / "packed", device=device, kernel="reference").encode(
+        texts
+    )
+    assert (vectors * reference).sum(axis=1).min() > 0.999
+    np.testing.assert_array_equal(vectors, packed.encode(texts))
+    packed.model.get_submodule("embed_tokens" if architecture != "bert" else "embeddings")  # unchanged
+    assert packed._encoder.is_current(packed.pooling)
+
+
+def test_conversion_with_the_kernel(make_embedder, texts, device, everywhere) -> None:
+    """The norms' gains are calibrated through the ternary layers, by whichever kernel is selected."""
+    gains = {}
+    for kernel in ("reference", "triton"):
+        torch.manual_seed(0)
+        embedder = make_embedder("qwen3")
+        embedder.model.to(device)
+        embedder.convert(calibration_texts=texts)
+        embedder._use_kernel(kernel)
+        gains[kernel] = torch.cat(
+            [p.detach().flatten() for n, p in embedder.model.named_parameters() if "norm" in n]
+        )
+    torch.testing.assert_close(gains["reference"], gains["triton"])
+
+
+def test_errors(make_embedder, device) -> None:
+    embedder = make_embedder("bert")
+    embedder.convert()
+    embedder.model.to(device)
+    embedder._use_kernel("triton")
+    encoder = FusedEncoder(embedder.model, "mean")
+    with pytest.raises(ValueError, match="no tokens"):
+        encoder.encode([[5, 6], []])
+    with pytest.raises(ValueError, match="positions"):
+        encoder.encode([[5] * 5000])
