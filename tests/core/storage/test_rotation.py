@@ -8,9 +8,10 @@ from bitembed_core.storage.rotation import Rotation
 
 
 def clustered(n: int, dim: int, seed: int = 0) -> torch.Tensor:
+    """Corners of a cube that lies askew, with noise."""
     generator = torch.Generator().manual_seed(seed)
-    widths = torch.linspace(1, 20, dim) ** 1.5  # a few components have most of the variance
-    x = torch.randn(n, dim, generator=generator) * widths
+    corners = torch.randn(n, dim, generator=generator).sign()
+    x = Rotation.random(dim, seed=99)(corners) + 0.3 * torch.randn(n, dim, generator=generator)
     return torch.nn.functional.normalize(x, dim=1)
 
 
@@ -30,7 +31,7 @@ def test_the_fitted_rotation_helps_vectors_it_has_not_seen() -> None:
     x = clustered(300, 24, seed=2)
     none, random = sign_cosine(x), sign_cosine(Rotation.random(24)(x))
     fitted = sign_cosine(Rotation.fit(clustered(2000, 24))(x))
-    assert fitted > max(none, random) + 0.01
+    assert fitted > max(none, random) + 0.05
 
 
 def test_random_rotations_differ_by_seed_only() -> None:
