@@ -109,7 +109,10 @@ def main() -> None:
 
 def embedded(embedder: Any, data: RetrievalData) -> Task:
     ids = {document: row for row, document in enumerate(data.corpus)}
-    documents = embedder.encode_document([f"{title} {text}".strip() for title, text in data.corpus.values()])
+    texts = [f"{title} {text}".strip() for title, text in data.corpus.values()]
+    documents = np.zeros((len(texts), embedder.dimension), dtype=np.float32)  # what is blank stays zero
+    there = [row for row, text in enumerate(texts) if text]
+    documents[there] = embedder.encode_document([texts[row] for row in there])
     relevant = [{ids[d]: gain for d, gain in data.qrels[query].items()} for query in data.queries]
     return Task(embedder.encode_query(list(data.queries.values())), documents, relevant)
 

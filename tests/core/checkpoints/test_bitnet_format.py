@@ -81,14 +81,19 @@ def their_layer(linear_class, mode, codes, scale, latent, bias, norm):
     return layer
 
 
+@pytest.fixture
+def uncompiled():
+    """transformers compiles parts of its layers, which takes longer than everything else here."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("with_norms", [False, True])
 @pytest.mark.parametrize(("linear_class", "mode"), KINDS)
 def test_every_layer_computes_what_transformers_computes(
-    make_embedder, tmp_path, monkeypatch, linear_class, mode, with_norms, bias
+    make_embedder, tmp_path, uncompiled, linear_class, mode, with_norms, bias
 ) -> None:
-    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
-    monkeypatch.setattr(torch._dynamo.config, "disable", True, raising=False)
     layers = checkpoint(make_embedder, tmp_path / "m", linear_class, mode, with_norms, bias=bias)
     tensors = load_file(tmp_path / "m" / "model.safetensors")
     model = BitEmbedder.from_pretrained(tmp_path / "m", device="cpu").model
