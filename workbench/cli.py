@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bitembed_core import BitEmbedder
 
 MODEL_HELP = "a model folder or run, a catalog name such as minilm, or a hub id"
-PRECISIONS_HELP = "comma-separated: float32, float16, int8, int4, int2, binary"
+PRECISIONS_HELP = "comma-separated: float32, float16, int8, int4, int2, binary, and int4-, int2-, ternary- and binary-fitted"
 EXPORTS = ("release", "packed", "latent", "gguf")
 TOKEN_TABLES = ("float16", "int8", "int4")
 GGUF_TYPES = ("i2_s", "tq2_0", "tq1_0", "f16")
@@ -71,13 +71,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--out",
         required=True,
-        metavar="FILE",
-        help=".safetensors; the texts go into a .parquet file beside it",
+        metavar="PATH",
+        help=".safetensors file, with the texts in a .parquet beside it; or a folder, in which an interrupted call goes on",
     )
 
     command = _command(commands, search, "find the stored texts that are closest to a query")
     _model_arguments(command)
-    command.add_argument("--index", required=True, metavar="FILE", help=".safetensors file written by encode")
+    command.add_argument("--index", required=True, metavar="PATH", help="what encode wrote")
     command.add_argument("--query", required=True, action="append", help="what to look for; may be repeated")
     command.add_argument(
         "--top", type=int, default=10, metavar="N", help="hits per query (default: %(default)s)"
@@ -149,27 +149,29 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def encode(arguments: argparse.Namespace) -> int:
     """Embed a file of texts as documents: vectors in packed codes, ids and texts beside them."""
     from workbench.evaluation.runner import storage_formats
-    from workbench.search import encode_file
+    from workbench.search import encode_file, encode_to_folder
 
     storage_formats([arguments.precision], dimension=1)
-    _must_be_writable(Path(arguments.out))
+    is_file = bool(Path(arguments.out).suffix)
+    if is_file:
+        _must_be_writable(Path(arguments.out))
     embedder = _load(arguments)
-    index = encode_file(
+    index = (encode_file if is_file else encode_to_folder)(
         embedder, arguments.input, arguments.out, arguments.precision, batch_size=arguments.batch_size
     )
-    form = index.vectors.format
+    form = index.format
     print(
         f"{len(index)} texts as {form.name}, {form.bytes_per_vector} bytes each, "
-        f"{index.vectors.nbytes / 1e6:.2f} MB in {arguments.out} (kernel {embedder.kernel})"
+        f"{len(index) * form.bytes_per_vector / 1e6:.2f} MB in {arguments.out} (kernel {embedder.kernel})"
     )
     return 0
 
 
 def search(arguments: argparse.Namespace) -> int:
     """Exact search: the query stays in floating point, the index is read as it is stored."""
-    from workbench.search import PackedIndex
+    from workbench.search import IndexFolder, PackedIndex
 
-    index = PackedIndex.open(arguments.index)
+    index = (IndexFolder if Path(arguments.index).is_dir() else PackedIndex).open(arguments.index)
     embedder = _load(arguments)
     if embedder.dimension != index.dimension:
         raise ValueError(

@@ -56,8 +56,9 @@ def test_evaluate_writes_results_and_prints_the_table(tiny_model_folder, task_fo
     assert "ret_mine  int8" in said.err
 
 
-def test_encode_then_search(tiny_model_folder, texts, sentences, tmp_path, capsys):
-    out = tmp_path / "vectors.safetensors"
+@pytest.mark.parametrize("name", ["vectors.safetensors", "index"])
+def test_encode_then_search(name, tiny_model_folder, texts, sentences, tmp_path, capsys):
+    out = tmp_path / name
     model = ["--model", str(tiny_model_folder)]
     assert cli.main(["encode", *model, "--input", str(texts), "--out", str(out), "--precision", "int8"]) == 0
     assert "6 texts as int8, 36 bytes each" in capsys.readouterr().out

@@ -10,10 +10,12 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from bitembed_core import BitEmbedder, PackedEmbeddings, StorageFormat
+from workbench.search.folder import STATE_FILE, IndexFolder
 from workbench.search.index import SCHEMA, PackedIndex, rows_file, seal, sidecar_path
 from workbench.search.text_files import TextRow, count_rows, read_texts
 
 TEXTS_PER_CHUNK = 1024
+TEXTS_PER_SEGMENT = 16384
 
 
 def encode_file(
@@ -62,6 +64,55 @@ def encode_file(
             progress.update(len(chunk))
         seal(texts_out, PackedEmbeddings.concatenate(parts), out)
     return PackedIndex.open(out)
+
+
+def encode_to_folder(
+    embedder: BitEmbedder,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    precision: str = "int8",
+    *,
+    batch_size: int = 32,
+    show_progress_bar: bool = True,
+) -> IndexFolder:
+    """Embed the texts of a file into an index folder, segment after segment.
+
+    After an interruption, by a kill too, the same call goes on behind the last segment that was written.
+
+    Raises:
+        FileNotFoundError: there is no `source`.
+        ValueError: as for `encode_file`, or `out` holds an index of another format, or of other texts.
+        OSError: the disk is full or not writable.
+    """
+    form = StorageFormat(precision, embedder.dimension)
+    if (Path(out) / STATE_FILE).is_file():
+        index = IndexFolder.open(out)
+        if index.format != form:
+            raise ValueError(f"{out} stores {index.format}, not {form}; choose another name")
+    else:
+        index = IndexFolder.create(out, form)
+    rows = read_texts(source)
+    done = index.ids()
+    if done != [row.id for row in islice(rows, len(done))]:
+        raise ValueError(
+            f"{out} holds other texts than the first {len(done)} of {source}; choose another name"
+        )
+    total = count_rows(source)
+    with tqdm(
+        total=total, initial=len(done), desc="encode", unit="text", disable=not show_progress_bar
+    ) as progress:
+        while segment := list(islice(rows, TEXTS_PER_SEGMENT)):
+            parts = []
+            for chunk in chunks(iter(segment)):
+                texts = [row.text for row in chunk]
+                x = np.asarray(
+                    embedder.encode_document(texts, batch_size=batch_size, show_progress_bar=False)
+                )
+                parts.append(form.encode(x))
+                progress.update(len(chunk))
+            vectors = PackedEmbeddings.concatenate(parts)
+            index.add(vectors, [row.id for row in segment], [row.text for row in segment])
+    return index
 
 
 def chunks(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:

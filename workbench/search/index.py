@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bitembed_core import PackedEmbeddings
+from bitembed_core import PackedEmbeddings, StorageFormat
 from bitembed_core.files import atomic_path
 from bitembed_core.ops.packed_scores import PackedScores
 from bitembed_core.storage.formats import as_float_matrix
+from workbench.search.text_files import TextRow
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
 CHECKSUM_KEY = "bitembed.vectors_sha256"
@@ -48,6 +49,10 @@ class PackedIndex:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def format(self) -> StorageFormat:
+        return self.vectors.format
 
     @property
     def dimension(self) -> int:
@@ -87,12 +92,24 @@ class PackedIndex:
         index.vectors, index._scores, index._rows = vectors, None, table.select(SCHEMA.names)
         return index
 
-    def search(self, queries: NDArray[np.floating], top: int = 10) -> list[list[Hit]]:
+    def ids(self) -> list[str]:
+        """The ids, row by row."""
+        return self._rows["id"].to_pylist()
+
+    def rows(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[TextRow]:
+        """The ids and texts of some rows."""
+        table = self._rows.take(pa.array(numbers, type=pa.int64()))
+        return [TextRow(*row) for row in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)]
+
+    def search(
+        self, queries: NDArray[np.floating], top: int = 10, rows: NDArray[np.integer] | None = None
+    ) -> list[list[Hit]]:
         """The `top` most similar texts of each query, best first; equal scores in the order of the index.
 
         Args:
             queries: floating point (q, d), or (d,) for one query. They are compared as they are with the
                 stored codes (asymmetric), natively where that was built; memory does not grow with q * n.
+            rows: search among these rows only, in ascending order; default all.
 
         Raises:
             ValueError: another dimension, NaN or infinity in a query, or `top` below 1.
@@ -103,20 +120,21 @@ class PackedIndex:
         if self.vectors.format.has_scale:
             if self._scores is None:
                 self._scores = PackedScores(self.vectors, "cpu")
-            best = self._scores.best(as_float_matrix(queries, self.dimension, "queries"), top)
+            best = self._scores.best(as_float_matrix(queries, self.dimension, "queries"), top, rows=rows)
             return self._hits(best.rows.numpy(), best.scores.numpy())
+        vectors = self.vectors if rows is None else self.vectors[rows]
         scores_QK = np.empty((len(queries), 0), dtype=np.float32)
         rows_QK = np.empty((len(queries), 0), dtype=np.int64)
         step = max(1, SCORES_AT_ONCE // max(1, len(queries)))
-        for start in range(0, len(self), step):
-            scores_QC = self.vectors[start : start + step].scores(queries)
+        for start in range(0, len(vectors), step):
+            scores_QC = vectors[start : start + step].scores(queries)
             columns_QK = best_columns(scores_QC, top)
             scores_QK = np.hstack([scores_QK, np.take_along_axis(scores_QC, columns_QK, axis=1)])
             rows_QK = np.hstack([rows_QK, start + columns_QK])
             columns_QK = best_columns(scores_QK, top)
             scores_QK = np.take_along_axis(scores_QK, columns_QK, axis=1)
             rows_QK = np.take_along_axis(rows_QK, columns_QK, axis=1)
-        return self._hits(rows_QK, scores_QK)
+        return self._hits(rows_QK if rows is None else np.asarray(rows)[rows_QK], scores_QK)
 
     def _hits(self, rows_QK: NDArray[np.int64], scores_QK: NDArray[np.float32]) -> list[list[Hit]]:
         return [

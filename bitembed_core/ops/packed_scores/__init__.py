@@ -5,6 +5,7 @@ int2, binary or fitted codes and are never expanded in memory; scores exist for 
 for a tile.
 """
 
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -91,14 +92,30 @@ class PackedScores:
         largest_Q1 = queries_QD.abs().amax(dim=1, keepdim=True)
         return queries_QD / torch.where(largest_Q1 > 0, largest_Q1, 1)
 
-    def best(self, queries: NDArray[np.floating] | Tensor, k: int = 10, integer: bool = False) -> Best:
+    def best(
+        self,
+        queries: NDArray[np.floating] | Tensor,
+        k: int = 10,
+        integer: bool = False,
+        rows: NDArray[np.integer] | None = None,
+    ) -> Best:
         """The k most similar documents of each query; equal scores in the order of the documents.
+
+        Args:
+            integer: round queries to int8 first.
+            rows: only these documents, ascending; default all.
 
         Raises:
             ValueError: k below 1, or queries that `scores` refuses.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
+        if rows is not None:
+            chosen = torch.as_tensor(rows).to(self.device)
+            some = copy(self)
+            some._documents = self._documents.part(chosen)
+            found = some.best(queries, k, integer)
+            return Best(found.scores, chosen[found.rows])
         if self.device.type == "cpu" and library.available() and self.dim <= native.MOST_COMPONENTS:
             return self._best_natively(self._directions(queries), k, integer)
         step = max(1, SCORES_AT_ONCE // max(1, len(queries)))

@@ -21,7 +21,7 @@ class Documents(NamedTuple):
     top: int
     longest: float  # the largest length of a row's weighted values
 
-    def part(self, rows: slice) -> "Documents":
+    def part(self, rows: slice | Tensor) -> "Documents":
         """Some of them."""
         return self._replace(codes_NB=self.codes_NB[rows], weight_N=self.weight_N[rows])
 
