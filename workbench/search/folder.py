@@ -152,7 +152,6 @@ class IndexFolder:
             else:
                 self._segments = []
             self._commit()
-            self._remove_leftovers()
 
     def search(
         self, queries: NDArray[np.floating], top: int = 10, among: Collection[str] | None = None
@@ -191,8 +190,8 @@ class IndexFolder:
                     "number"
                 ] != self._number:
                     raise ValueError(f"another process has changed {self.path}; open it again")
-                self._remove_leftovers()
                 yield
+                self._remove_leftovers()
         except Timeout as error:
             raise OSError(f"another process is changing {self.path}") from error
         except BaseException:
