@@ -84,13 +84,14 @@ class PackedScores:
 
     def _directions(self, queries: NDArray[np.floating] | Tensor) -> Tensor:
         """Checked queries float32 (q, dim), the largest component of each 1, so that no square overflows or vanishes."""
-        queries_QD = torch.as_tensor(queries).to(self.device, torch.float32)
+        queries_QD = torch.as_tensor(queries).to("cpu", torch.float32)
         if queries_QD.ndim != 2 or queries_QD.shape[1] != self.dim:
             raise ValueError(f"queries must be (q, {self.dim}), got {tuple(queries_QD.shape)}")
-        if not torch.isfinite(queries_QD).all():
+        x = queries_QD.numpy()
+        if not np.isfinite(x).all():
             raise ValueError("queries have NaN or infinite values")
-        largest_Q1 = queries_QD.abs().amax(dim=1, keepdim=True)
-        return queries_QD / torch.where(largest_Q1 > 0, largest_Q1, 1)
+        largest_Q1 = np.abs(x).max(axis=1, keepdims=True, initial=0)
+        return torch.from_numpy(x / np.where(largest_Q1 > 0, largest_Q1, 1)).to(self.device)
 
     def best(
         self,
@@ -129,9 +130,10 @@ class PackedScores:
     def _best_natively(self, queries_QD: Tensor, k: int, integer: bool) -> Best:
         if not integer:
             return Best(*native.best_of_vectors(queries_QD, self._documents, k))
-        codes_QD = quantize_activation(queries_QD)[0]
-        scores_QK, rows_QK = native.best_of_codes(codes_QD, self._documents, k)
-        return Best(scores_QK / codes_QD.float().norm(dim=1, keepdim=True).clamp(min=1), rows_QK)
+        codes_QD = native.int8_codes(queries_QD.numpy())[0]
+        scores_QK, rows_QK = native.best_of_codes(torch.from_numpy(codes_QD), self._documents, k)
+        lengths_Q1 = np.linalg.norm(codes_QD.astype(np.float32), axis=1, keepdims=True).clip(min=1)
+        return Best(scores_QK / torch.from_numpy(lengths_Q1), rows_QK)
 
     def _lengths(self, codes_NB: Tensor, bits: int, top: int) -> Tensor:
         """The length of each row of values `2 z - top`."""

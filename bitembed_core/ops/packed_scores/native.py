@@ -1,13 +1,14 @@
 """Search on the CPU through the native library: int8 queries, no scores kept but the best."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bitembed_core.ops import library
 from bitembed_core.ops.packed_scores import reference
 from bitembed_core.ops.packed_scores.reference import Documents
-from bitembed_core.quantizers import quantize_activation
-from bitembed_core.similarity import unit_vectors
+from bitembed_core.quantizers import EPS
 
 MOST_COMPONENTS = 1 << 15  # sums stay in 32 bits
 VALUES_AT_ONCE = 1 << 24  # of candidates that are compared again
@@ -48,9 +49,8 @@ def best_of_vectors(queries_QD: Tensor, documents: Documents, k: int) -> tuple[T
     length of what rounding took from the unit query, times that of the longest document; where that leaves doubt about the k
     best, more candidates are taken.
     """
-    unit_QD = unit_vectors(queries_QD)
-    int8_QD, scale_Q1 = quantize_activation(unit_QD)
-    lost_Q = (unit_QD - int8_QD * scale_Q1).norm(dim=1) * documents.longest + ROUNDING
+    unit_QD, int8_QD, scale_Q1, lost_Q = _rounded(queries_QD.numpy())
+    lost_Q = lost_Q * documents.longest + ROUNDING
     n = len(documents.codes_NB)
     k = min(k, n)
     best_scores = torch.zeros(len(unit_QD), k)
@@ -70,6 +70,28 @@ def best_of_vectors(queries_QD: Tensor, documents: Documents, k: int) -> tuple[T
         open_Q = open_Q[order.values[:, k - 1] < left_out_Q]
         candidates = min(n, 8 * candidates)
     return best_scores, best_rows
+
+
+def int8_codes(queries_QD: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """`quantize_activation` in numpy: torch's threads would go on spinning for a while, beside those of the search."""
+    largest_Q1 = np.abs(queries_QD).max(axis=1, keepdims=True, initial=0)
+    codes_QD = np.rint(queries_QD * np.float32(127) / (largest_Q1 + np.float32(EPS)))
+    return codes_QD.astype(np.int8), largest_Q1 / np.float32(127)
+
+
+def _rounded(queries_QD: NDArray[np.float32]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Unit queries, their int8 codes and scales (q, 1), and the length (q,) of what rounding takes."""
+    lengths_Q1 = np.sqrt(np.einsum("qd,qd->q", queries_QD, queries_QD))[:, None]
+    unit_QD = queries_QD / np.where(lengths_Q1 > 0, lengths_Q1, np.float32(1))
+    codes_QD, scale_Q1 = int8_codes(unit_QD)
+    lost_QD = unit_QD - codes_QD * scale_Q1
+    lost_Q = np.sqrt(np.einsum("qd,qd->q", lost_QD, lost_QD))
+    return (
+        torch.from_numpy(unit_QD),
+        torch.from_numpy(codes_QD),
+        torch.from_numpy(scale_Q1),
+        torch.from_numpy(lost_Q),
+    )
 
 
 def _compared_again(unit_QD: Tensor, rows_QC: Tensor, documents: Documents) -> Tensor:

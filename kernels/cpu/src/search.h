@@ -106,8 +106,9 @@ inline void take_block(const uint8_t* rows, int64_t count, int64_t, int, int64_t
     }
 }
 
+// Not inlined: among the variables of a caller compilers spill the sums.
 template <int BITS, int T>
-inline void block_sums(const void* block, int64_t steps, const int8_t* codes, int64_t stride, int32_t* sums) {
+__attribute__((noinline)) void block_sums(const void* block, int64_t steps, const int8_t* codes, int64_t stride, int32_t* sums) {
     const uint32_t* words = static_cast<const uint32_t*>(block);
     __m512i acc[T][3];
     BITEMBED_UNROLL for (int t = 0; t < T; t++) {
@@ -143,9 +144,14 @@ inline void sums_of(const void* block, int64_t, int bits, int64_t row_bytes, con
     const auto run = [&](auto width) {
         constexpr int B = decltype(width)::value;
         const int8_t* codes = q.codes.data() + first * q.stride;
-        if (count == 8) return block_sums<B, 8>(block, steps, codes, q.stride, sums);
-        for (int64_t t = 0; t < count; t++)
-            block_sums<B, 1>(block, steps, codes + t * q.stride, q.stride, sums + t * DOCUMENTS_OF_A_BLOCK);
+        const auto some = [&](int64_t t, auto sums_of_some) {
+            sums_of_some(block, steps, codes + t * q.stride, q.stride, sums + t * DOCUMENTS_OF_A_BLOCK);
+        };
+        if (count == 8) return some(0, block_sums<B, 8>);
+        int64_t t = 0;
+        if (count & 4) some(t, block_sums<B, 4>), t += 4;
+        if (count & 2) some(t, block_sums<B, 2>), t += 2;
+        if (count & 1) some(t, block_sums<B, 1>);
     };
     if (bits == 1) run(std::integral_constant<int, 1>());
     if (bits == 2) run(std::integral_constant<int, 2>());
