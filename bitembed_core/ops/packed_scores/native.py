@@ -82,7 +82,7 @@ def int8_codes(queries_QD: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArr
 def _rounded(queries_QD: NDArray[np.float32]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Unit queries, their int8 codes and scales (q, 1), and the length (q,) of what rounding takes."""
     lengths_Q1 = np.sqrt(np.einsum("qd,qd->q", queries_QD, queries_QD))[:, None]
-    unit_QD = queries_QD / np.where(lengths_Q1 > 0, lengths_Q1, np.float32(1))
+    unit_QD = (queries_QD / np.where(lengths_Q1 > 0, lengths_Q1, 1)).astype(np.float32, copy=False)
     codes_QD, scale_Q1 = int8_codes(unit_QD)
     lost_QD = unit_QD - codes_QD * scale_Q1
     lost_Q = np.sqrt(np.einsum("qd,qd->q", lost_QD, lost_QD))
