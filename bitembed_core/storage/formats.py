@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitembed_core.storage.bit_packing import expand_bytes
 from bitembed_core.storage.output_quantizer import output_codes
-from bitembed_core.storage.schemes import Scheme, fitted_codes, values_table
+from bitembed_core.storage.schemes import FITTED, Scheme, fitted_codes, values_table
 
 if TYPE_CHECKING:
     from bitembed_core.storage.packed import PackedEmbeddings
@@ -22,10 +22,7 @@ SCHEMES = {
     "int4": Scheme(15),
     "int2": Scheme(3),
     "binary": Scheme(1),
-    "int4-fitted": Scheme(15, fitted=True),
-    "int2-fitted": Scheme(3, fitted=True),
-    "ternary-fitted": Scheme(2, fitted=True),
-    "binary-fitted": Scheme(1, fitted=True),
+    **{name: Scheme(top, fitted=True) for name, top in FITTED.items()},
 }
 PRECISIONS = (*FLOATS, *SCHEMES)
 SCALE_BYTES = 4

@@ -13,6 +13,7 @@ from torch import Tensor
 from bitembed_core.ops import gpu
 from bitembed_core.quantizers import StraightThrough
 from bitembed_core.storage.bit_packing import CODE_BITS
+from bitembed_core.storage.schemes import FITTED, fake_quantized
 
 OUTPUT_BITS = (*CODE_BITS, 16)
 
@@ -44,24 +45,39 @@ def decode_codes(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
     return (2 * codes.float() / m - 1) * scale
 
 
-def fake_quantize_output(e: Tensor, bits: int) -> Tensor:
-    """`e` (..., d) rounded to `bits` bits per value, in its own dtype; gradient straight through.
+def fake_quantize_output(e: Tensor, bits: int | str) -> Tensor:
+    """`e` (..., d) as it is stored with `bits` bits per value, in its own dtype; gradient straight through.
 
-    16 bits return `e` itself.
+    Args:
+        bits: 1, 2, 4 or 8; 16 returns `e` itself; or the name of a fitted format, whose values keep e's length.
     """
-    if bits not in OUTPUT_BITS:
-        raise ValueError(f"bits must be one of {OUTPUT_BITS}, not {bits}")
+    check_output_bits([bits])
     if bits == 16:
         return e
     with torch.no_grad():
-        values = decode_codes(*output_codes(e, bits), bits)
+        values = (
+            fake_quantized(e, FITTED[bits])
+            if isinstance(bits, str)
+            else decode_codes(*output_codes(e, bits), bits)
+        )
     return StraightThrough.apply(e, values)
 
 
-def fake_quantize_outputs(e: Tensor, bits: Sequence[int]) -> list[Tensor]:
-    """`fake_quantize_output` for several numbers of bits; on CUDA devices all of them in one pass."""
-    if gpu.automatic(e.device):
-        from bitembed_core.ops.output_quantize.triton import output_quantize
+def fake_quantize_outputs(e: Tensor, bits: Sequence[int | str]) -> list[Tensor]:
+    """`fake_quantize_output` for several; on CUDA devices the numbers of bits in one pass."""
+    check_output_bits(bits)
+    if not gpu.automatic(e.device):
+        return [fake_quantize_output(e, b) for b in bits]
+    from bitembed_core.ops.output_quantize.triton import output_quantize
 
-        return [y.view(e.shape) for y in output_quantize(e.reshape(-1, e.shape[-1]), list(bits))]
-    return [fake_quantize_output(e, b) for b in bits]
+    numbers = [b for b in bits if isinstance(b, int)]
+    together = output_quantize(e.reshape(-1, e.shape[-1]), numbers) if numbers else []
+    rounded = dict(zip(numbers, together, strict=True))
+    return [rounded[b].view(e.shape) if isinstance(b, int) else fake_quantize_output(e, b) for b in bits]
+
+
+def check_output_bits(bits: Sequence[int | str]) -> None:
+    """ValueError unless each is a number of bits or the name of a fitted format."""
+    for b in bits:
+        if b not in (*OUTPUT_BITS, *FITTED):
+            raise ValueError(f"bits must be one of {OUTPUT_BITS}, or {', '.join(FITTED)}, not {b!r}")

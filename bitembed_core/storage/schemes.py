@@ -16,6 +16,12 @@ from torch import Tensor
 
 from bitembed_core.storage.bit_packing import codes_of_bytes, expand_bytes, pack_bits
 
+FITTED = {
+    "int4-fitted": 15,
+    "int2-fitted": 3,
+    "ternary-fitted": 2,
+    "binary-fitted": 1,
+}  # name -> largest code
 TRITS = 5  # in a byte: 3^5 = 243
 # Clips that are tried, in root mean squares of the vector. The best ones of normally distributed values are 1.49 and 2.51.
 CLIPS = {

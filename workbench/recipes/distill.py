@@ -37,6 +37,9 @@ class DistillConfig(TrainingConfig):
         1.0, "weight of InfoNCE over all positives and hard negatives of the batch"
     )
     similarity_weight: float = option(0.2, "weight of the similarity-distribution distillation (paper: 0.2)")
+    float_queries_weight: float = option(
+        0.0, "weight of InfoNCE between queries in floating point and rounded candidates (paper: none)"
+    )
     relation_weight: float = option(
         1e4, "weight of the attention relations (paper: 1e4, with its temperature)"
     )

@@ -1,6 +1,7 @@
 """What a stage minimises: a weighted sum of the method's losses, of which each stage switches on its own.
 
-    L = w_c 1/|R| sum_b L_ctr^(b) + w_s 1/|R| sum_b L_score^(b) + w_r L_attn + w_e L_regression + w_u L_spread
+    L = w_c 1/|R| sum_b L_ctr^(b) + w_s 1/|R| sum_b L_score^(b) + w_f 1/|R| sum_b L_ctr^(16 x b)
+        + w_r L_attn + w_e L_regression + w_u L_spread
 
 over the output precisions b in R. The paper's stage 2 is w_c = 1, w_s = 0.2, w_r = 1e4 and R = {1, 2, 4,
 8, 16}; its stages 0 and 1 are w_c = 1 and R = {16}.
@@ -44,6 +45,7 @@ class Objective:
     bits: tuple[int, ...] = (16,)
     contrastive_weight: float = 1.0
     similarity_weight: float = 0.0
+    float_queries_weight: float = 0.0
     relation_weight: float = 0.0
     relation_layer: int | None = None
     relation_heads: int = 32
@@ -89,6 +91,7 @@ class Objective:
             self.bits,
             InfoNCE(self.temperature, self.false_negative_margin),
             SimilarityDistillation(self.temperature),
+            float_queries_weight=self.float_queries_weight,
         )(
             gather_candidates(student.batch),
             gather_candidates(teacher.batch) if teacher is not None and self.similarity_weight else None,
@@ -98,6 +101,8 @@ class Objective:
         losses = {"contrastive": self.contrastive_weight * _mean(terms.contrastive)}
         if terms.distillation:
             losses["similarity"] = self.similarity_weight * _mean(terms.distillation)
+        if terms.asymmetric:
+            losses["float_queries"] = self.float_queries_weight * _mean(terms.asymmetric)
         if teacher is not None and self.relation_weight:
             losses["relations"] = self.relation_weight * self.relations(student, teacher)
         if teacher is not None and self.regression_weight:
@@ -138,5 +143,5 @@ def _all_texts(batch: EmbeddingBatch) -> Tensor:
     return torch.cat(parts)
 
 
-def _mean(by_bits: dict[int, Tensor]) -> Tensor:
+def _mean(by_bits: dict[int | str, Tensor]) -> Tensor:
     return torch.stack(list(by_bits.values())).mean()

@@ -2,6 +2,7 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
+from bitembed_core import StorageFormat
 from bitembed_core.losses import EmbeddingBatch, InfoNCE, MultiPrecisionLoss, SimilarityDistillation
 
 
@@ -105,3 +106,28 @@ def test_zero_and_identical_vectors_are_finite():
 def test_impossible_bits_are_refused(bits):
     with pytest.raises(ValueError, match="bits"):
         MultiPrecisionLoss(bits)
+
+
+def test_queries_in_floating_point_against_rounded_candidates():
+    student = random_batch(4, 2, 16, seed=0)
+    terms = MultiPrecisionLoss((1, 4), float_queries_weight=0.5)(student)
+    for bits in (1, 4):
+        low = [rounded(e, bits) for e in student]
+        expected = InfoNCE(0.02)(student.queries, low[1], low[2])
+        torch.testing.assert_close(terms.asymmetric[bits], expected)
+    parts = [sum(part.values()) / 2 for part in (terms.contrastive, terms.asymmetric)]
+    torch.testing.assert_close(terms.total, parts[0] + 0.5 * parts[1])
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(terms.total, student))
+
+
+def test_fitted_formats_are_trained_for_by_name():
+    student = random_batch(4, 0, 16, seed=0)
+    terms = MultiPrecisionLoss(("int2-fitted", "ternary-fitted", 16))(student)
+    for name in ("int2-fitted", "ternary-fitted"):
+        low = [
+            torch.from_numpy(StorageFormat(name, 16).encode(e.detach().numpy()).decode()) for e in student[:2]
+        ]
+        torch.testing.assert_close(terms.contrastive[name], InfoNCE(0.02)(*low), rtol=1e-4, atol=1e-5)
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(terms.total, student[:2]))
+    with pytest.raises(ValueError, match=r"int3-fitted"):
+        MultiPrecisionLoss(("int3-fitted",))
