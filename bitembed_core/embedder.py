@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -18,12 +18,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from bitembed_core.backbones import ENCODER_TYPES, append_eos, load_backbone, local_folder, longest_text
 from bitembed_core.checkpoints import gguf
 from bitembed_core.checkpoints.bitnet_format import is_bitnet, load_bitnet
-from bitembed_core.checkpoints.folders import check_tokenizer_files, compact_json, refuse_to_overwrite
-from bitembed_core.checkpoints.gguf.vocabulary import read_tokenizer
-from bitembed_core.checkpoints.layouts import LAYOUTS, Layout, layout_of, load_ternary, save_model
-from bitembed_core.checkpoints.model_card import CARD_FILE, model_card, try_out
+from bitembed_core.checkpoints.embedder_files import read_gguf, save
+from bitembed_core.checkpoints.folders import check_tokenizer_files
+from bitembed_core.checkpoints.layouts import Layout, layout_of, load_ternary
 from bitembed_core.checkpoints.provenance import Provenance
-from bitembed_core.checkpoints.sentence_files import SentenceSettings, read_settings, write_settings
+from bitembed_core.checkpoints.sentence_files import SentenceSettings, read_settings
 from bitembed_core.conversion import (
     ConversionReport,
     Sites,
@@ -35,7 +34,7 @@ from bitembed_core.conversion import (
     use_kernel,
 )
 from bitembed_core.embedding_table import TablePrecision
-from bitembed_core.files import atomic_path, read_json
+from bitembed_core.files import read_json
 from bitembed_core.ops import library
 from bitembed_core.ops.encoder import NotDescribed, OwnEncoder, own_encoder
 from bitembed_core.pooling import PoolingMode, pool
@@ -94,7 +93,7 @@ class BitEmbedder:
         """
         path = local_folder(os.fspath(source))
         if path.is_file():
-            return cls(*_read_gguf(path), device, kernel)
+            return cls(*read_gguf(path), device, kernel)
         layout = layout_of(path)
         tokenizer: Tokenizer | Callable[[], Tokenizer]
         if layout is not None or is_bitnet(path):
@@ -294,52 +293,7 @@ class BitEmbedder:
                 not finite, or `folder` holds something else.
             OSError: the disk is full or not writable.
         """
-        if layout not in LAYOUTS:
-            raise ValueError(f"no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
-        if token_table is not None and layout != "packed":
-            raise ValueError(f"token_table={token_table!r} is for layout 'packed', not for {layout!r}")
-        if gguf_type is not None and layout != "gguf":
-            raise ValueError(f"gguf_type={gguf_type!r} is for layout 'gguf', not for {layout!r}")
-        folder = Path(folder)
-        refuse_to_overwrite(folder)
-        if layout == "gguf":
-            self._save_gguf(folder, gguf_type)
-            return
-        form = layout if self.is_ternary else None
-        if form is None and token_table is not None:
-            raise ValueError(
-                "token_table is for ternary models, and this one is in floating point; convert it first"
-            )
-        with atomic_path(folder) as fresh:
-            fresh.mkdir()
-            save_model(self.model, fresh, form, token_table or "float16")
-            self.tokenizer.save_pretrained(fresh)
-            if form == "packed":
-                compact_json(fresh / "tokenizer.json")
-            write_settings(fresh, self.settings, self.dimension)
-            self._write_card(fresh, form, folder.name, fresh / CARD_FILE, fresh.glob("*.safetensors"))
-
-    def _save_gguf(self, target: Path, kind: gguf.GGUFType | None) -> None:
-        name = target.stem if target.suffix == ".gguf" else target.name
-        if target.suffix != ".gguf":
-            with atomic_path(target) as fresh:
-                fresh.mkdir()
-                file = fresh / f"{name}-{kind or ('i2_s' if self.is_ternary else 'f16')}.gguf"
-                gguf.write_model(file, self.model, self.tokenizer, self.settings, name, kind)
-                self._write_card(file, "gguf", name, fresh / CARD_FILE, [file])
-            return
-        with atomic_path(target) as fresh, atomic_path(target.with_suffix(".md")) as card:
-            file = fresh.with_suffix(".gguf")
-            gguf.write_model(file, self.model, self.tokenizer, self.settings, name, kind)
-            self._write_card(file, "gguf", target.name, card, [file])
-            file.rename(fresh)
-
-    def _write_card(
-        self, written: Path, form: str | None, name: str, card: Path, files: Iterable[Path]
-    ) -> None:
-        trial = try_out(self, written, exact=form not in ("packed", "gguf"))
-        sizes = {name if file == written else file.name: file.stat().st_size for file in files}
-        card.write_text(model_card(self, form, name, sizes, trial), encoding="utf-8")
+        save(self, Path(folder), layout, token_table, gguf_type)
 
     @torch.inference_mode()
     def _encode_ids(
@@ -416,13 +370,3 @@ class BitEmbedder:
     def _with_prompt(self, side: str, options: dict[str, Any]) -> dict[str, Any]:
         named = options.get("prompt_name") is not None or options.get("prompt") is not None
         return options if named else {**options, "prompt": self.prompts.get(side, "")}
-
-
-def _read_gguf(path: Path) -> tuple[PreTrainedModel, Tokenizer | Callable[[], Tokenizer], SentenceSettings]:
-    file = gguf.GGUFFile(path)
-    if gguf.is_read_here(file):
-        model = gguf.read_model(file)
-        settings = gguf.read_settings(file, longest_text(model, None))
-        return model, partial(read_tokenizer, path, file.metadata), settings
-    model, tokenizer = load_backbone(path)
-    return model, tokenizer, gguf.read_settings(file, longest_text(model, tokenizer.model_max_length))
