@@ -60,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--cap", type=int, metavar="N", help="at most N queries, documents, pairs and texts of a local task"
     )
+    command.add_argument(
+        "--float-queries",
+        action="store_true",
+        help="store only the documents of retrieval tasks, not the queries",
+    )
     command.add_argument("--out", metavar="FILE", help="write the results as JSON")
 
     command = _command(commands, encode, "embed the texts of a file into a packed index")
@@ -139,6 +144,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         name=public_name(arguments.model),
         teacher_name=public_name(arguments.teacher) if teacher is not None else "teacher",
         batch_size=arguments.batch_size,
+        float_queries=arguments.float_queries,
     )
     if arguments.out is not None:
         write_results(arguments.out, results)

@@ -14,7 +14,8 @@ import torch
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import get_prompt_name
 from mteb.models.model_meta import ScoringFunction
-from mteb.similarity_functions import cos_sim, pairwise_cos_sim
+from mteb.similarity_functions import cos_sim, dot_score, pairwise_cos_sim
+from mteb.types import PromptType
 from threadpoolctl import threadpool_limits
 
 from bitembed_core import BitEmbedder, StorageFormat
@@ -72,23 +73,41 @@ class EmbeddingCache:
             )
 
 
+def scoring_name(float_queries: bool) -> str:
+    """What results call the way in which vectors are compared."""
+    return "float queries" if float_queries else "symmetric"
+
+
 class MtebEncoder:
     """What mteb calls an encoder: texts in, vectors out, after a round trip through packed codes.
 
-    Both sides are quantized (symmetric scoring). What formats with a scale per vector give back is brought to unit
-    length, because that is how cosine reads it: a scale must not change what a classifier or k-means sees.
+    Both sides are quantized (symmetric scoring), or, with `float_queries`, the documents of retrieval tasks only. What
+    formats with a scale per vector give back is brought to unit length, because that is how cosine reads it: a scale must
+    not change what a classifier or k-means sees. A fitted format's correction counts where queries are in floating point.
     """
 
-    def __init__(self, cache: EmbeddingCache, precision: str = "float32", name: str = "model") -> None:
+    def __init__(
+        self,
+        cache: EmbeddingCache,
+        precision: str = "float32",
+        name: str = "model",
+        float_queries: bool = False,
+    ) -> None:
         self.cache = cache
+        self.float_queries = float_queries
+        self.similarity = (
+            dot_score if float_queries else cos_sim
+        )  # everything but corrected documents has length 1
         self.format = StorageFormat(precision, cache.embedder.dimension)
         self.mteb_model_meta = ModelMeta.create_empty(
             overwrites={
                 "name": f"bitembed/{name}",
                 "revision": precision,
-                "similarity_fn_name": ScoringFunction.COSINE,
+                "similarity_fn_name": (
+                    ScoringFunction.DOT_PRODUCT if float_queries else ScoringFunction.COSINE
+                ),
                 "embed_dim": cache.embedder.dimension,
-                "experiment_kwargs": {"precision": precision, "scoring": "symmetric"},
+                "experiment_kwargs": {"precision": precision, "scoring": scoring_name(float_queries)},
             }
         )
 
@@ -104,7 +123,10 @@ class MtebEncoder:
     ) -> np.ndarray:
         """float32 (n, d) for the batches' `text`, with the prompt that mteb's rules choose for the task."""
         texts = [text for batch in inputs for text in batch["text"]]
-        return self.stored(self.cache.encode(texts, self.prompt(task_metadata, prompt_type)))
+        x = self.cache.encode(texts, self.prompt(task_metadata, prompt_type))
+        if self.float_queries and prompt_type == PromptType.query:
+            return x
+        return self.stored(x, corrected=self.float_queries and prompt_type == PromptType.document)
 
     def prompt(self, task_metadata: Any, prompt_type: Any = None) -> str:
         """The model's prompt for a task: by task name, task type, query or document; "" when it has none."""
@@ -112,15 +134,20 @@ class MtebEncoder:
         name = get_prompt_name(prompts, task_metadata, prompt_type)
         return prompts[name] if name is not None else ""
 
-    def stored(self, x: np.ndarray) -> np.ndarray:
-        """What a reader of the packed bytes of unit vectors `x` (n, d) sees: float32 (n, d)."""
+    def stored(self, x: np.ndarray, corrected: bool = False) -> np.ndarray:
+        """What a reader of the packed bytes of unit vectors `x` (n, d) sees: float32 (n, d).
+
+        Args:
+            corrected: leave a fitted format's values as its correction makes them.
+        """
         if len(x) == 0:
             return x
         y = self.format.encode(x).decode()
-        if not self.format.has_scale:
+        scheme = self.format.scheme
+        if scheme is None or (corrected and scheme.fitted):
             return y
         norm = np.linalg.norm(y, axis=1, keepdims=True)
         return np.divide(y, norm, out=np.zeros_like(y), where=norm > 0)
 
-    similarity: Callable[[Any, Any], Any] = staticmethod(cos_sim)
+    similarity: Callable[[Any, Any], Any]
     similarity_pairwise: Callable[[Any, Any], Any] = staticmethod(pairwise_cos_sim)

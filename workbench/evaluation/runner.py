@@ -23,6 +23,10 @@ from workbench.evaluation.fingerprint import weights_fingerprint
 from workbench.evaluation.results import Results, Scores, summarize
 from workbench.evaluation.sources import Cap, Source, TaskSpec, resolve_tasks, rewind
 
+SCORING = {
+    False: "cosine between two vectors decoded from packed codes (symmetric)",
+    True: "retrieval: queries in floating point with documents decoded from packed codes; other tasks symmetric",
+}
 DEFAULT_PRECISIONS = ("float16", "int8", "int4", "int2", "binary")
 BASELINE_PRECISION = "float16"
 ROWS_PER_LOADER_BATCH = 1024
@@ -42,6 +46,7 @@ def evaluate(
     name: str = "model",
     teacher_name: str = "teacher",
     batch_size: int = 32,
+    float_queries: bool = False,
 ) -> Results:
     """mteb's main score of `model` on every task at every precision, as the dictionary of results.json.
 
@@ -55,6 +60,7 @@ def evaluate(
         baselines: more embedders by column name, each at float16 (for example "untrained").
         name, teacher_name: what the results call the two models.
         batch_size: texts per forward pass.
+        float_queries: of retrieval tasks only the documents are stored; queries are compared as they are.
 
     Raises:
         ValueError: an unknown precision or task, nothing to do, a column name used twice, NaN embeddings, or
@@ -70,7 +76,8 @@ def evaluate(
         cache = EmbeddingCache(embedder, batch_size, progress is not None)
         contestants.append({column: MtebEncoder(cache, BASELINE_PRECISION, column)})
     cache = EmbeddingCache(model, batch_size, progress is not None)
-    contestants.append({precision: MtebEncoder(cache, precision, name) for precision in formats})
+    encoders = {precision: MtebEncoder(cache, precision, name, float_queries) for precision in formats}
+    contestants.append(encoders)
 
     started = time.perf_counter()
     scores: dict[str, Scores] = {}
@@ -97,7 +104,7 @@ def evaluate(
         "prompts": dict(model.prompts),
         "batch_size": batch_size,
         "weights": weights_fingerprint(model),
-        "scoring": "cosine between two vectors decoded from packed codes (symmetric)",
+        "scoring": SCORING[float_queries],
         "precisions": list(formats),
         "bytes_per_vector": {precision: form.bytes_per_vector for precision, form in formats.items()},
         "tasks": scores,

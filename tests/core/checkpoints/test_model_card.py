@@ -53,7 +53,9 @@ def test_every_layout_has_a_card(make_embedder, tmp_path) -> None:
 
 
 def test_a_model_that_comes_back_as_another_is_not_saved(tiny_embedder, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("bitembed_core.checkpoints.embedder_files.save_model", lambda _, *rest: original(other.model, *rest))
+    monkeypatch.setattr(
+        "bitembed_core.checkpoints.embedder_files.save_model", lambda _, *rest: original(other.model, *rest)
+    )
     import copy
 
     from bitembed_core.checkpoints.layouts import save_model as original
