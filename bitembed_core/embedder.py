@@ -113,7 +113,7 @@ class BitEmbedder:
 
     @property
     def kernel(self) -> str:
-        """What computes the ternary layers: "native-" and the instruction set, "int8", "reference"; "float" without any."""
+        """What computes the ternary layers: "native-" and the instruction set, "int8", "triton", "reference"; or "float"."""
         return f"native-{library.isa()}" if self._kernel == "native" else self._kernel
 
     @property
@@ -217,7 +217,7 @@ class BitEmbedder:
             prompt: the prompt itself, instead of a name.
             batch_size: texts in one forward of the torch model. Texts run with others of their own padded length, so
                 their vectors do not depend on their company. The native encoder takes as many as it likes.
-            precision: "float32", "float16", "int8", "int4", "int2" or "binary".
+            precision: "float32", "float16", "int8", "int4", "int2", "binary", or a fitted format (see `StorageFormat`).
             show_progress_bar: default only for a log level of INFO or lower.
             truncate: cut texts longer than `max_length` tokens, warning the first time; False makes them an error.
 

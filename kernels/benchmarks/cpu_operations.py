@@ -5,8 +5,8 @@
 A product and a sum are two operations. "ternary" has everything in it: RMSNorm, quantization of the activations, product,
 scales. "without norm" leaves the norm out. Both are called from C, so that no Python is timed, with the same x and y each
 time. "one token" tells a third case, in GB/s: weights that no cache holds, layer after layer, against what the machine can
-read. The peers multiply what is ready: `torch._int_mm` int8 codes, to int32 sums; they are called from Python, which takes
-them about 2 microseconds. onnxruntime is in `cpu_texts.py`. The peak is the machine's dot-product instruction alone,
+read. The peers multiply what is ready: `torch._int_mm` int8 codes, to int32 sums; they are called from Python, and that is
+timed with them. onnxruntime is in `cpu_texts.py`. The peak is the machine's dot-product instruction alone,
 measured in every round. Rounds go through all backends in turn; medians and extremes are kept. Before a shape is timed,
 the native result is compared with the reference's.
 """

@@ -3,7 +3,7 @@
     python kernels/benchmarks/gpu.py --out kernels/benchmarks/results/gpu.json
     TRITON_INTERPRET=1 python kernels/benchmarks/gpu.py --dry-run
 
-Four parts, about eight minutes together: linear layers (two-bit weights, int8 tokens) against bfloat16 and _int_mm;
+Four parts, meant for eight minutes together: linear layers (two-bit weights, int8 tokens) against bfloat16 and _int_mm;
 encoding with the shapes of Qwen3-0.6B and Gemma3-270M against bfloat16, eager and compiled; a training step of stages 1
 and 2 against the same step without quantization; losses in blocks against whole score matrices. Weights are random.
 `--dry-run` goes through all of it with small sizes on the CPU, in Triton's interpreter, and measures nothing worth keeping.

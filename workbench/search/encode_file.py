@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +58,7 @@ def encode_file(
         for chunk in chunks(rows):
             progress.total = progress.total or count_rows(source)
             texts = [row.text for row in chunk]
-            x = np.asarray(embedder.encode_document(texts, batch_size=batch_size, show_progress_bar=False))
-            parts.append(form.encode(x))
+            parts.append(_stored(embedder, texts, form, batch_size))
             texts_out.write_table(pa.table({"id": [row.id for row in chunk], "text": texts}, schema=SCHEMA))
             progress.update(len(chunk))
         seal(texts_out, PackedEmbeddings.concatenate(parts), out)
@@ -85,34 +84,37 @@ def encode_to_folder(
         OSError: the disk is full or not writable.
     """
     form = StorageFormat(precision, embedder.dimension)
+    rows = read_texts(source)
+    rows = chain(list(islice(rows, 1)), rows)  # a source that cannot be read leaves no index behind
     if (Path(out) / STATE_FILE).is_file():
         index = IndexFolder.open(out)
         if index.format != form:
             raise ValueError(f"{out} stores {index.format}, not {form}; choose another name")
     else:
         index = IndexFolder.create(out, form)
-    rows = read_texts(source)
-    done = index.ids()
-    if done != [row.id for row in islice(rows, len(done))]:
-        raise ValueError(
-            f"{out} holds other texts than the first {len(done)} of {source}; choose another name"
-        )
+    done = len(index)
+    if not all(stored == next(rows, None) for stored in index.rows()):
+        raise ValueError(f"{out} holds other texts than the first {done} of {source}; choose another name")
     total = count_rows(source)
     with tqdm(
-        total=total, initial=len(done), desc="encode", unit="text", disable=not show_progress_bar
+        total=total, initial=done, desc="encode", unit="text", disable=not show_progress_bar
     ) as progress:
         while segment := list(islice(rows, TEXTS_PER_SEGMENT)):
             parts = []
             for chunk in chunks(iter(segment)):
                 texts = [row.text for row in chunk]
-                x = np.asarray(
-                    embedder.encode_document(texts, batch_size=batch_size, show_progress_bar=False)
-                )
-                parts.append(form.encode(x))
+                parts.append(_stored(embedder, texts, form, batch_size))
                 progress.update(len(chunk))
             vectors = PackedEmbeddings.concatenate(parts)
             index.add(vectors, [row.id for row in segment], [row.text for row in segment])
     return index
+
+
+def _stored(
+    embedder: BitEmbedder, texts: list[str], form: StorageFormat, batch_size: int
+) -> PackedEmbeddings:
+    x = embedder.encode_document(texts, batch_size=batch_size, show_progress_bar=False)
+    return form.encode(np.asarray(x))
 
 
 def chunks(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:

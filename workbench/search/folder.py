@@ -7,6 +7,7 @@ interrupted change leaves behind is not named there and is removed by the next c
 
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from bitembed_core import PackedEmbeddings, StorageFormat
 from bitembed_core.files import atomic_path, read_json
 from bitembed_core.storage.formats import as_float_matrix
 from workbench.search.index import Hit, PackedIndex
+from workbench.search.text_files import TextRow
 
 KIND, VERSION = "bitembed.index", 1
 STATE_FILE, LOCK_FILE = "index.json", ".lock"
@@ -51,13 +53,13 @@ class IndexFolder:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], form: StorageFormat) -> Self:
-        """An empty index in a folder that is absent or empty.
+        """An empty index in a folder that is absent or empty, but for what a kill left there.
 
         Raises:
             ValueError: there is something at `path`.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(not _is_hidden(entry) for entry in path.iterdir())):
             raise ValueError(f"{path} is there already; open it, or choose another name for the new index")
         path.mkdir(parents=True, exist_ok=True)
         index = cls(path, form, [], 0)
@@ -105,6 +107,11 @@ class IndexFolder:
             for id_, live in zip(segment.ids, segment.live, strict=True)
             if live
         ]
+
+    def rows(self) -> Iterator[TextRow]:
+        """Ids and texts in the order in which they were added."""
+        for segment in self._segments:
+            yield from segment.content.rows(np.flatnonzero(segment.live))
 
     def add(self, vectors: PackedEmbeddings, ids: Sequence[str], texts: Sequence[str]) -> None:
         """Add rows; all of them or, after an error, none.
@@ -240,9 +247,16 @@ class IndexFolder:
         state = read_json(self.path / STATE_FILE)
         kept = {STATE_FILE, LOCK_FILE, state["deletions"]}
         kept |= {f"{s['name']}{suffix}" for s in state["segments"] for suffix in (".safetensors", ".parquet")}
-        for file in self.path.iterdir():
-            if file.is_file() and file.name not in kept:
-                file.unlink()
+        for entry in self.path.iterdir():
+            if entry.is_file() and entry.name not in kept:
+                entry.unlink()
+            elif entry.is_dir() and _is_hidden(entry):  # where a file was being written
+                shutil.rmtree(entry)
+
+
+def _is_hidden(entry: Path) -> bool:
+    """Whether this is the lock, or a file or folder that `atomic_path` was writing in."""
+    return entry.name.startswith(".")
 
 
 def _read_segment(path: Path, form: StorageFormat, entry: dict[str, Any]) -> Segment:

@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bitembed_core.ops import gpu
 from bitembed_core.ops.encoder.architecture import NotDescribed, describe
 from bitembed_core.ops.encoder.native import NativeEncoder
 from bitembed_core.pooling import PoolingMode
@@ -31,7 +32,7 @@ def own_encoder(kernel: str, model: PreTrainedModel, pooling: PoolingMode) -> Ow
     """
     if kernel == "native" and model.device.type == "cpu":
         return NativeEncoder(model, pooling)
-    if kernel == "triton":
+    if kernel == "triton" and gpu.runs_on(model.device):
         from bitembed_core.ops.encoder.fused import FusedEncoder
 
         return FusedEncoder(model, pooling)

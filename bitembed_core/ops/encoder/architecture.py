@@ -1,6 +1,6 @@
 """What an encoder of our own needs to know of a transformers model: its layers as projections, norms and rotations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,7 +98,34 @@ def state_of(model: PreTrainedModel, pooling: PoolingMode) -> tuple[object, ...]
     """Changes whenever a weight of `model` is replaced or written to."""
     tensors = [*model.parameters(), *model.buffers()]
     versions = (0 if tensor.is_inference() else tensor._version for tensor in tensors)
-    return (pooling, tuple(map(id, tensors)), tuple(versions))
+    return (pooling, model.device, tuple(map(id, tensors)), tuple(versions))
+
+
+def check_ids(ids: Sequence[Sequence[int]], architecture: Architecture) -> None:
+    """Whether texts of token ids can be encoded.
+
+    Raises:
+        ValueError: a text without tokens, one longer than the model has positions for, or an id outside the vocabulary.
+    """
+    if not ids or not all(len(tokens) for tokens in ids):
+        raise ValueError("there are no texts, or one of them has no tokens; such a text has no embedding")
+    lowest, highest = min(map(min, ids)), max(map(max, ids))
+    if lowest < 0 or highest >= rows_of(architecture.tokens):
+        raise ValueError(
+            f"token ids from {lowest} to {highest}, but the model has {rows_of(architecture.tokens)} tokens: "
+            "the tokenizer belongs to another model"
+        )
+    longest, positions = max(map(len, ids)), architecture.positions
+    if positions is not None and longest > rows_of(positions):
+        raise ValueError(f"a text of {longest} tokens, but the model has {rows_of(positions)} positions")
+
+
+def rows_of(embedding: nn.Module) -> int:
+    """Rows of an embedding table, quantized or not."""
+    if isinstance(embedding, QuantizedEmbedding):
+        return embedding.table.shape[0]
+    assert isinstance(embedding, nn.Embedding)
+    return embedding.num_embeddings
 
 
 def _qwen3(model: Any) -> Architecture:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -19,6 +19,7 @@ from bitembed_core.ops.encoder.architecture import (
     Architecture,
     LayerPart,
     NormPart,
+    check_ids,
     describe,
     state_of,
 )
@@ -98,15 +99,10 @@ class FusedEncoder:
 
     @torch.inference_mode()
     def encode(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Vectors float32 (texts, hidden), L2-normalised, of token ids; ValueError for a text without tokens or too long."""
+        """Vectors float32 (texts, hidden), L2-normalised, of token ids; ValueError as in `check_ids`."""
         a = self._architecture
-        if not ids or not all(ids):
-            raise ValueError("there are no texts, or one of them has no tokens; such a text has no embedding")
+        check_ids(ids, a)
         batch = self._batch(ids)
-        if isinstance(a.positions, nn.Embedding) and batch.longest > a.positions.num_embeddings:
-            raise ValueError(
-                f"a text of {batch.longest} tokens, but the model has {a.positions.num_embeddings} positions"
-            )
         states_MD = a.tokens(batch.tokens)
         if a.types is not None:
             states_MD = states_MD + a.types(torch.zeros_like(batch.tokens))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from bitembed_core.bitlinear import BitLinear
 from bitembed_core.embedding_table import QuantizedEmbedding
 from bitembed_core.ops import library
-from bitembed_core.ops.encoder.architecture import LayerPart, NormPart, describe, state_of
+from bitembed_core.ops.encoder.architecture import LayerPart, NormPart, check_ids, describe, state_of
 from bitembed_core.ops.rows.native import table_operand
 from bitembed_core.ops.ternary_linear import KERNELS, Norm
 from bitembed_core.pooling import PoolingMode
@@ -71,20 +71,9 @@ class NativeEncoder:
             ValueError: a text without tokens, one longer than the model has positions for, or an id outside the vocabulary.
             MemoryError: the texts' intermediate results do not fit into memory.
         """
+        check_ids(ids, self._architecture)
         lengths = [len(tokens) for tokens in ids]
-        if not lengths or min(lengths) == 0:
-            raise ValueError("there are no texts, or one of them has no tokens; such a text has no embedding")
         flat = torch.tensor([token for tokens in ids for token in tokens])
-        if flat.min() < 0 or flat.max() >= _rows(self._architecture.tokens):
-            raise ValueError(
-                f"token ids from {flat.min()} to {flat.max()}, but the model has {_rows(self._architecture.tokens)} tokens: "
-                "the tokenizer belongs to another model"
-            )
-        positions = self._architecture.positions
-        if positions is not None and max(lengths) > _rows(positions):
-            raise ValueError(
-                f"a text of {max(lengths)} tokens, but the model has {_rows(positions)} positions"
-            )
         self._reach(max(lengths))
         offsets = library.text_offsets(lengths)
         vectors = torch.empty(len(ids), self._architecture.hidden)
@@ -146,10 +135,3 @@ class NativeEncoder:
         kept = tensor.detach().float().contiguous()
         self._kept.append(kept)
         return kept
-
-
-def _rows(embedding: nn.Module) -> int:
-    if isinstance(embedding, QuantizedEmbedding):
-        return embedding.table.shape[0]
-    assert isinstance(embedding, nn.Embedding)
-    return embedding.num_embeddings

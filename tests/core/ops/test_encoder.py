@@ -213,3 +213,11 @@ def test_an_instruction_set_that_is_not_here_is_refused(monkeypatch) -> None:
             library.load()
     finally:
         library.load.cache_clear()
+
+
+def test_a_model_that_moves_leaves_its_encoder(tiny_embedder, sentences) -> None:
+    tiny_embedder.convert()
+    tiny_embedder.encode(sentences)
+    assert tiny_embedder._own_encoder() is not None
+    tiny_embedder.model.to("meta")
+    assert tiny_embedder._own_encoder() is None

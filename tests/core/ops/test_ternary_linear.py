@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bitembed_core.ops import library
+from bitembed_core.ops import gpu, library
 from bitembed_core.ops.ternary_linear import KERNELS, Norm, blocked, integer, reference, select_kernel
 from bitembed_core.quantizers import quantize_activation, quantize_weight
 
@@ -125,3 +125,13 @@ def test_kernel_selection_is_explicit() -> None:
         select_kernel("fast", "cpu")
     with pytest.raises(ValueError, match="CPU only"):
         select_kernel("int8", "cuda")
+
+
+def test_cuda_without_triton_says_so_once(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(gpu, "installed", lambda: False)
+    gpu._say_it_is_missing.cache_clear()
+    for _ in range(2):
+        assert select_kernel("auto", "cuda").name == "reference"
+    assert caplog.text.count("Triton is not installed") == 1
+    with pytest.raises(ValueError, match="needs the package triton"):
+        select_kernel("triton", "cuda")

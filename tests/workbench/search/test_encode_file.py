@@ -148,4 +148,10 @@ def test_a_folder_of_something_else_is_left_alone(tiny_embedder, tmp_path):
         encode_to_folder(tiny_embedder, tmp_path / "t.jsonl", tmp_path / "index", "binary")
     with pytest.raises(ValueError, match="other texts"):
         encode_to_folder(tiny_embedder, tmp_path / "other.jsonl", tmp_path / "index", "int8")
+    write_jsonl(tmp_path / "changed.jsonl", [ROWS[0], ROWS[1] | {"text": "edited"}, ROWS[2]])
+    with pytest.raises(ValueError, match="other texts"):
+        encode_to_folder(tiny_embedder, tmp_path / "changed.jsonl", tmp_path / "index", "int8")
+    with pytest.raises(FileNotFoundError):
+        encode_to_folder(tiny_embedder, tmp_path / "nowhere.jsonl", tmp_path / "new", "int8")
+    assert not (tmp_path / "new").exists()
     assert IndexFolder.open(tmp_path / "index").ids() == ["a", "b", "c"]

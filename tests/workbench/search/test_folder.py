@@ -134,9 +134,20 @@ def test_a_stale_copy_cannot_write(folder) -> None:
 
 def test_leftovers_go_with_the_next_change(folder) -> None:
     (folder.path / "segment-000099.safetensors").write_bytes(b"half")
+    (folder.path / ".index.json.x1").mkdir()
+    (folder.path / ".index.json.x1" / "new").write_text("{")
     assert same(IndexFolder.open(folder.path), folder)
     added(folder, ["f"])
     assert not (folder.path / "segment-000099.safetensors").exists()
+    assert not (folder.path / ".index.json.x1").exists()
+
+
+def test_an_index_can_be_made_where_a_kill_left_none(tmp_path) -> None:
+    (tmp_path / "index" / ".index.json.x1").mkdir(parents=True)
+    (tmp_path / "index" / ".lock").touch()
+    added(IndexFolder.create(tmp_path / "index", FORM), ["a"])
+    assert IndexFolder.open(tmp_path / "index").ids() == ["a"]
+    assert not (tmp_path / "index" / ".index.json.x1").exists()
 
 
 CHANGES = """
@@ -205,7 +216,7 @@ def test_killed_at_any_moment(tmp_path) -> None:
         added(index, ["afterwards"])
         assert IndexFolder.open(path).ids() == index.ids()
         state = json.loads((path / "index.json").read_text())
-        files = {file.name for file in path.iterdir() if file.is_file()} - {".lock", "index.json"}
+        files = {entry.name for entry in path.iterdir()} - {".lock", "index.json"}
         assert files <= {
             f"{s['name']}{x}" for s in state["segments"] for x in (".safetensors", ".parquet")
         } | {state["deletions"]}
