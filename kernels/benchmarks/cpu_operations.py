@@ -21,6 +21,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import torch
+from shapes import SHAPES
 from torch.nn import functional as F
 
 from bitembed_core.files import write_json
@@ -31,21 +32,6 @@ from bitembed_core.ops.ternary_linear.reference import frozen_ternary_linear
 from bitembed_core.ternary_packing import pack_ternary
 from workbench.environment import environment
 
-SHAPES = {  # (out, in)
-    "Gemma3 query": (1024, 640),
-    "Gemma3 key, value": (256, 640),
-    "Gemma3 attention output": (640, 1024),
-    "Gemma3 gate, up": (2048, 640),
-    "Gemma3 down": (640, 2048),
-    "Qwen3 query": (2048, 1024),
-    "Qwen3 key, value": (1024, 1024),
-    "Qwen3 attention output": (1024, 2048),
-    "Qwen3 gate, up": (3072, 1024),
-    "Qwen3 down": (1024, 3072),
-    "MiniLM attention": (384, 384),
-    "MiniLM up": (1536, 384),
-    "MiniLM down": (384, 1536),
-}
 TOKENS = (1, 8, 32, 128, 512, 2048)
 SAMPLE_SECONDS = QUIET_SECONDS = 0.02
 COLD_BYTES = 128_000_000  # of weights, more than caches hold

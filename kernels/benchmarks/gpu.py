@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shapes import SHAPES
 from torch.nn import functional as F
 from transformers import AutoModel, Gemma3TextConfig, PreTrainedModel, Qwen3Config
 
@@ -35,18 +36,7 @@ from bitembed_core.pooling import pool
 from workbench.environment import environment
 from workbench.recipes.objective import Objective
 
-SHAPES = {
-    "Gemma3 query": (1024, 640),
-    "Gemma3 key, value": (256, 640),
-    "Gemma3 attention output": (640, 1024),
-    "Gemma3 gate, up": (2048, 640),
-    "Gemma3 down": (640, 2048),
-    "Qwen3 query": (2048, 1024),
-    "Qwen3 key, value": (1024, 1024),
-    "Qwen3 attention output": (1024, 2048),
-    "Qwen3 gate, up": (3072, 1024),
-    "Qwen3 down": (1024, 3072),
-}
+LINEARS = {name: shape for name, shape in SHAPES.items() if not name.startswith("MiniLM")}
 TOKENS = (1, 16, 64, 256, 1024, 4096, 16384)
 QWEN3 = Qwen3Config(
     vocab_size=151936,
@@ -108,7 +98,7 @@ class Bench:
     def linears(self) -> list[Row]:
         rows = []
         for name, (out, features) in (
-            SHAPES.items() if not self.dry else [("small", (20, 36)), ("wide", (33, 64))]
+            LINEARS.items() if not self.dry else [("small", (20, 36)), ("wide", (33, 64))]
         ):
             for tokens in TOKENS if not self.dry else (1, 18):
                 runs = self._linear(tokens, out, features)
