@@ -17,7 +17,7 @@ from bitembed_core import StorageFormat
 from workbench.search import IndexFolder, PackedIndex
 
 FORM = StorageFormat("int8", 12)
-# A run with BITEMBED_KILLS=200 takes minutes; it was made when the folder's code last changed.
+# BITEMBED_KILLS=200 takes minutes; worth it whenever the code of the folder changes.
 KILLS = int(os.environ.get("BITEMBED_KILLS", "6"))
 
 
