@@ -39,6 +39,7 @@ from bitembed_core.ops import library
 from bitembed_core.ops.encoder import NotDescribed, OwnEncoder, own_encoder
 from bitembed_core.pooling import PoolingMode, pool
 from bitembed_core.storage import PRECISIONS, StorageFormat
+from bitembed_core.storage.rotation import Rotation
 from bitembed_core.tokenization import length_batches, pad, token_batches, token_ids, tokenized_ahead
 
 logger = logging.getLogger(__name__)
@@ -159,6 +160,22 @@ class BitEmbedder:
         self.settings.max_length = tokens
 
     @property
+    def rotation(self) -> Rotation | None:
+        """Turns every embedding, which changes no cosine between two of them but what rounding takes; saved with the model.
+
+        Vectors stored before it was set do not fit those made afterwards.
+        """
+        return self.settings.rotation
+
+    @rotation.setter
+    def rotation(self, rotation: Rotation | None) -> None:
+        if rotation is not None and rotation.dim != self.dimension:
+            raise ValueError(
+                f"the model's vectors have {self.dimension} dimensions, the rotation {rotation.dim}"
+            )
+        self.settings.rotation = rotation
+
+    @property
     def is_ternary(self) -> bool:
         return is_ternary(self.model)
 
@@ -197,7 +214,7 @@ class BitEmbedder:
     def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (B, d) of a tokenized batch: float32, L2-normalised, differentiable."""
         states_BTD = self.model(**batch).last_hidden_state
-        return F.normalize(pool(states_BTD, batch["attention_mask"], self.pooling), dim=-1)
+        return self._rotated(F.normalize(pool(states_BTD, batch["attention_mask"], self.pooling), dim=-1))
 
     def encode(
         self,
@@ -306,9 +323,10 @@ class BitEmbedder:
         batches = token_batches(lengths) if any_lengths else length_batches(lengths, batch_size)
         for rows in batches:
             batch = [ids[row] for row in rows]
-            vectors[rows] = (
-                encoder.encode(batch) if encoder is not None else self.embed(self._pad(batch))
-            ).cpu()
+            embedded = (
+                self._rotated(encoder.encode(batch)) if encoder is not None else self.embed(self._pad(batch))
+            )
+            vectors[rows] = embedded.cpu()
             progress(len(rows))
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):
@@ -317,6 +335,9 @@ class BitEmbedder:
                 "are damaged or its training diverged"
             )
         return vectors
+
+    def _rotated(self, x_BD: Tensor) -> Tensor:
+        return x_BD if self.rotation is None else self.rotation(x_BD)
 
     def _use_kernel(self, name: str) -> None:
         self._kernel = use_kernel(self.model, name)

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,12 @@ def parser() -> argparse.ArgumentParser:
         help="of gguf: i2_s for the published runtime (default), tq2_0 or tq1_0 for llama.cpp and models without "
         "projection norms, f16 for models in floating point",
     )
+    command.add_argument(
+        "--rotation",
+        metavar="none|random|FILE",
+        help="turn the model's vectors so that rounding takes less of them: at random, or fitted to the texts of a .jsonl "
+        "or .parquet file; none takes a rotation off. Stored vectors have to be encoded again",
+    )
 
     command = _command(commands, bench, "time a model on this machine")
     _model_arguments(command, default="minilm")
@@ -195,6 +202,8 @@ def search(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> int:
     """Write a model in another layout."""
     from workbench.catalog.models import load_embedder
+    from workbench.rotation import ROTATION_TEXTS, rotate
+    from workbench.search.text_files import read_texts
 
     embedder = load_embedder(arguments.model, device="cpu", trainable=True)
     if not embedder.is_ternary and arguments.layout not in ("release", "gguf"):
@@ -202,6 +211,11 @@ def export(arguments: argparse.Namespace) -> int:
             f"{arguments.model} is a floating-point model, which has no {arguments.layout} layout; "
             "convert it first (notebooks/convert.py)"
         )
+    if arguments.rotation in ("none", "random"):
+        rotate(embedder, arguments.rotation)
+    elif arguments.rotation is not None:
+        texts = [row.text for row in islice(read_texts(arguments.rotation), ROTATION_TEXTS)]
+        rotate(embedder, "fitted", texts)
     embedder.save_pretrained(
         arguments.out,
         layout=arguments.layout,

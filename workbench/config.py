@@ -43,8 +43,8 @@ def result_fields(config: Any) -> dict[str, Any]:
 def parse_config(config_class: type[Config], argv: Sequence[str] | None = None) -> tuple[Config, bool]:
     """Build a `config_class` from the command line; also say whether to start working at once.
 
-    Field `max_length` becomes `--max-length`. Supported types: str, int, float, bool (`--x`, `--no-x`),
-    Literal, `T | None` (the word `none` gives None) and `tuple[T, ...]` (values joined by commas). The second
+    Field `max_length` becomes `--max-length`. Supported types: str, int, float, int | str, bool (`--x`,
+    `--no-x`), Literal, `T | None` (the word `none` gives None) and `tuple[T, ...]` (values joined by commas). The second
     value is `--run` or `--no-run`, and defaults to True in a script, where nobody can press a button. There,
     progress is also logged to the terminal, since marimo's progress bars do not show.
 
@@ -170,6 +170,8 @@ class _Converter:
 
 
 def _converter(hint: Any) -> _Converter:
+    if hint == int | str:
+        return _Converter("int|text", lambda text: int(text) if text.isdigit() else text)
     if hint in (str, int, float):
         return _Converter({str: "text", int: "int", float: "number"}[hint], hint)
     arguments = get_args(hint)

@@ -5,14 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
 from bitembed_core.checkpoints.provenance import Provenance
 from bitembed_core.files import read_json, write_json
 from bitembed_core.pooling import POOLING_MODES, PoolingMode
+from bitembed_core.storage.rotation import Rotation
 
 logger = logging.getLogger(__name__)
 
 MODULES = "modules.json"
 POOLING_FOLDER = "1_Pooling"
+ROTATION_FOLDER = "2_Dense"
 FLAGS: dict[PoolingMode, str] = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
@@ -30,6 +35,7 @@ class SentenceSettings:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    rotation: Rotation | None = None  # of the embeddings, before they are rounded
 
 
 def default_settings(
@@ -53,16 +59,16 @@ def read_settings(folder: Path, is_decoder: bool, longest: int) -> SentenceSetti
     Raises:
         ValueError: a pooling mode or a module that BitEmbedder does not have.
     """
-    pooling: PoolingMode | None = None
+    pooling, rotation = None, None
     if (folder / MODULES).is_file():
-        pooling = _read_modules(folder)
+        pooling, rotation = _read_modules(folder)
     elif (folder / POOLING_FOLDER / "config.json").is_file():
         pooling = _read_pooling(folder / POOLING_FOLDER / "config.json")
     settings = default_settings(str(folder), pooling, is_decoder, longest)
     if (folder / "sentence_bert_config.json").is_file():
         length = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
         settings.max_length = min(length or settings.max_length, longest)
-    settings.provenance = Provenance.read(folder)
+    settings.provenance, settings.rotation = Provenance.read(folder), rotation
     if (folder / "config_sentence_transformers.json").is_file():
         saved = read_json(folder / "config_sentence_transformers.json")
         settings.prompts = saved.get("prompts") or {}
@@ -73,7 +79,13 @@ def read_settings(folder: Path, is_decoder: bool, longest: int) -> SentenceSetti
 def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> None:
     """Write `settings` in the form that every release of sentence-transformers since 2.2 reads, and the history."""
     settings.provenance.write(folder)
-    kinds = [("", "Transformer"), (POOLING_FOLDER, "Pooling"), ("2_Normalize", "Normalize")]
+    kinds = [("", "Transformer"), (POOLING_FOLDER, "Pooling")]
+    if settings.rotation is not None:
+        kinds.append((ROTATION_FOLDER, "Dense"))
+        _write_rotation(folder / ROTATION_FOLDER, settings.rotation)
+    normalize = f"{len(kinds)}_Normalize"
+    kinds.append((normalize, "Normalize"))
+    (folder / normalize).mkdir()
     write_json(
         folder / MODULES,
         [
@@ -84,7 +96,6 @@ def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> 
     flags = {flag: mode == settings.pooling for mode, flag in FLAGS.items()}
     pooling = {"word_embedding_dimension": dimension, **flags, "include_prompt": True}
     write_json(folder / POOLING_FOLDER / "config.json", pooling)
-    (folder / "2_Normalize").mkdir()
     limits = {"max_seq_length": settings.max_length, "do_lower_case": False}
     write_json(folder / "sentence_bert_config.json", limits)
     write_json(
@@ -97,17 +108,48 @@ def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> 
     )
 
 
-def _read_modules(folder: Path) -> PoolingMode | None:
-    pooling = None
+def _read_modules(folder: Path) -> tuple[PoolingMode | None, Rotation | None]:
+    pooling, rotation = None, None
     for module in read_json(folder / MODULES):
         kind = module["type"].rpartition(".")[2]
         if kind == "Pooling":
             pooling = _read_pooling(folder / module["path"] / "config.json")
+        elif kind == "Dense" and rotation is None:
+            rotation = _read_rotation(folder / module["path"])
         elif kind not in ("Transformer", "Normalize"):
             raise ValueError(
-                f"{folder / MODULES} lists a {kind} module; BitEmbedder has Transformer, Pooling and Normalize only"
+                f"{folder / MODULES} lists a {kind} module; BitEmbedder has Transformer, Pooling, one rotation (Dense) and "
+                "Normalize only"
             )
-    return pooling
+    return pooling, rotation
+
+
+def _write_rotation(folder: Path, rotation: Rotation) -> None:
+    """As a Dense module, `x -> x W^T`, which every release of sentence-transformers applies."""
+    folder.mkdir()
+    write_json(
+        folder / "config.json",
+        {
+            "in_features": rotation.dim,
+            "out_features": rotation.dim,
+            "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        },
+    )
+    save_file({"linear.weight": rotation.matrix.t().contiguous()}, folder / "model.safetensors")
+
+
+def _read_rotation(folder: Path) -> Rotation:
+    try:
+        config = read_json(folder / "config.json")
+        if config.get("bias") or not str(config.get("activation_function")).endswith(".Identity"):
+            raise ValueError("it has a bias or an activation function")
+        (weight,) = load_file(folder / "model.safetensors").values()
+        return Rotation(weight.float().t().contiguous())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} is a Dense module, of which BitEmbedder has rotations only: {error}"
+        ) from error
 
 
 def _read_pooling(path: Path) -> PoolingMode:

@@ -1,7 +1,7 @@
 """Output precision training: one loss for every storage precision (`L_mp` without its attention term)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,21 @@ from bitembed_core.storage.output_quantizer import OUTPUT_BITS, check_output_bit
 
 
 class MultiPrecisionTerms(NamedTuple):
-    """The total and its unweighted parts by precision; `distillation` is empty without a teacher, `asymmetric` without a
-    weight."""
+    """The total and its unweighted parts by precision; those of distillation are empty without a teacher, the asymmetric
+    ones without a weight."""
 
     total: Tensor
     contrastive: dict[int | str, Tensor]
     distillation: dict[int | str, Tensor]
     asymmetric: dict[int | str, Tensor]
+    asymmetric_distillation: dict[int | str, Tensor]
 
 
 class MultiPrecisionLoss(nn.Module):
-    """`1/|R| sum_{b in R} (L_ctr^(b) + w L_score^(b) + v L_ctr^(16 x b))`.
+    """`1/|R| sum_{b in R} (L_ctr^(b) + w L_score^(b) + v (L_ctr^(16 x b) + w L_score^(16 x b)))`.
 
     For each b all embeddings of the student, queries and candidates, are rounded to b bits per value (Eq 10
-    and 11, straight-through) before the losses compare them. The teacher's stay in floating point. The last term, which the
+    and 11, straight-through) before the losses compare them. The teacher's stay in floating point. The last part, which the
     paper does not have, compares queries in floating point with rounded candidates: what asymmetric search does.
 
     Args:
@@ -70,19 +71,26 @@ class MultiPrecisionLoss(nn.Module):
         contrastive: dict[int | str, Tensor] = {}
         distillation: dict[int | str, Tensor] = {}
         asymmetric: dict[int | str, Tensor] = {}
+        asymmetric_distillation: dict[int | str, Tensor] = {}
+        pairing: dict[str, Any] = {"offset": offset, "in_batch": in_batch}
         for bits, rounded in zip(self.bits, quantized_batches(student, self.bits), strict=True):
-            contrastive[bits] = self.contrastive(*rounded, offset=offset, in_batch=in_batch)
+            contrastive[bits] = self.contrastive(*rounded, **pairing)
             if teacher is not None:
-                distillation[bits] = self.distillation(rounded, teacher, offset=offset, in_batch=in_batch)
+                distillation[bits] = self.distillation(rounded, teacher, **pairing)
             if self.float_queries_weight:
                 mixed = rounded._replace(queries=full_precision(student.queries))
-                asymmetric[bits] = self.contrastive(*mixed, offset=offset, in_batch=in_batch)
+                asymmetric[bits] = self.contrastive(*mixed, **pairing)
+                if teacher is not None:
+                    asymmetric_distillation[bits] = self.distillation(mixed, teacher, **pairing)
         total = _mean(contrastive)
         if distillation:
             total = total + self.distillation_weight * _mean(distillation)
         if asymmetric:
             total = total + self.float_queries_weight * _mean(asymmetric)
-        return MultiPrecisionTerms(total, contrastive, distillation, asymmetric)
+        if asymmetric_distillation:
+            weight = self.float_queries_weight * self.distillation_weight
+            total = total + weight * _mean(asymmetric_distillation)
+        return MultiPrecisionTerms(total, contrastive, distillation, asymmetric, asymmetric_distillation)
 
 
 def _mean(by_bits: dict[int | str, Tensor]) -> Tensor:

@@ -20,8 +20,9 @@ class Settings:
     rate: float = option(3e-5, "learning rate")
     freeze: bool = option(True, "keep the table")
     layer: int | None = option(None, "which layer")
-    bits: tuple[int, ...] = option((1, 2), "bits")
+    bits: tuple[int | str, ...] = option((1, 2), "bits")
     decay: Literal["cosine", "linear"] = option("cosine", "shape")
+    sizes: tuple[int, ...] = option((), "sizes")
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
@@ -33,9 +34,9 @@ def test_defaults_without_arguments() -> None:
 
 
 def test_every_type() -> None:
-    argv = "--name=a b|--max-length|7|--rate|1e-3|--no-freeze|--layer|4|--bits|4,8, 16|--decay|linear|--run"
+    argv = "--name=a b|--max-length|7|--rate|1e-3|--no-freeze|--layer|4|--bits|4,int2-fitted,16|--decay|linear|--run"
     config, run_now = parse_config(Settings, argv.split("|"))
-    assert config == Settings("a b", 7, 1e-3, False, 4, (4, 8, 16), "linear")
+    assert config == Settings("a b", 7, 1e-3, False, 4, (4, "int2-fitted", 16), "linear")
     assert run_now
 
 
@@ -50,7 +51,7 @@ def test_none_and_empty_tuple() -> None:
     [
         (["--max-length", "seven"], "invalid int value: 'seven'"),
         (["--layer", "x"], "invalid int|none value: 'x'"),
-        (["--bits", "1,b"], "invalid int,int,... value"),
+        (["--sizes", "1,b"], "invalid int,int,... value"),
         (["--decay", "round"], "invalid choice: 'round'"),
         (["--max", "3"], "unrecognized arguments: --max 3"),
         (["--max-length", "0"], "max_length must be positive, not 0"),

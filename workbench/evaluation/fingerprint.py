@@ -10,7 +10,10 @@ from bitembed_core import BitEmbedder
 def weights_fingerprint(embedder: BitEmbedder) -> str:
     """The sha256 of a model's tensors by name, type, shape and bytes, wherever they lie."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(embedder.model.state_dict().items()):
+    tensors = dict(embedder.model.state_dict())
+    if embedder.rotation is not None:
+        tensors["rotation"] = embedder.rotation.matrix
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))

@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from bitembed_core.storage.schemes import FITTED
 from workbench.figures.theme import (
     BLUE,
     BLUES,
@@ -57,6 +58,7 @@ LOSSES = _Panel(
         _Line("relations", "relation distillation", GREEN),
         _Line("regression", "embedding regression", PURPLE),
         _Line("spread_out", "spread-out", ORANGE),
+        _Line("float_queries", "float queries, rounded candidates", INK),
     ),
     axis="weighted loss",
     log=True,
@@ -66,6 +68,10 @@ BY_PRECISION = _Panel(
     tuple(
         _Line(f"contrastive_{bits}bit", f"{bits}-bit vectors", colour)
         for bits, colour in zip((1, 2, 4, 8, 16), BLUES, strict=True)
+    )
+    + tuple(
+        _Line(f"contrastive_{name}", f"{name} vectors", colour)
+        for name, colour in zip(FITTED, (GREEN, PURPLE, ORANGE, VERMILION), strict=True)
     ),
     axis="contrastive loss",
     log=True,

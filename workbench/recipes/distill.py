@@ -30,15 +30,23 @@ class DistillConfig(TrainingConfig):
         "all", "where a plain backbone gets its norms when it is converted"
     )
     calibration_texts: int = option(256, "texts that set the gains of the new norms; 0 takes random tokens")
-    bits: tuple[int, ...] = option(
-        (1, 2, 4, 8, 16), "output precisions that are trained for (paper: these five)"
+    bits: tuple[int | str, ...] = option(
+        (1, 2, 4, 8, 16),
+        "output precisions that are trained for (paper: these five); names of fitted formats too, such as int2-fitted",
+    )
+    rotation: Literal["none", "random", "fitted"] = option(
+        "none",
+        "turn the vectors so that rounding takes less, at random or fitted to the teacher's (ITQ); kept with the model; "
+        "none is what the backbone has (paper: none)",
     )
     contrastive_weight: float = option(
         1.0, "weight of InfoNCE over all positives and hard negatives of the batch"
     )
     similarity_weight: float = option(0.2, "weight of the similarity-distribution distillation (paper: 0.2)")
     float_queries_weight: float = option(
-        0.0, "weight of InfoNCE between queries in floating point and rounded candidates (paper: none)"
+        0.0,
+        "weight of both losses between queries in floating point and rounded candidates, relative to those between "
+        "rounded ones (paper: none)",
     )
     relation_weight: float = option(
         1e4, "weight of the attention relations (paper: 1e4, with its temperature)"
@@ -68,4 +76,5 @@ def distill(config: DistillConfig) -> Iterator[Record]:
         Examples(config.triplets, "triplets", config.hard_negatives, config.mine, config.mining_margin),
         config.teacher,
         Conversion(config.sites, config.calibration_texts),
+        config.rotation,
     )

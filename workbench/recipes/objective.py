@@ -1,6 +1,6 @@
 """What a stage minimises: a weighted sum of the method's losses, of which each stage switches on its own.
 
-    L = w_c 1/|R| sum_b L_ctr^(b) + w_s 1/|R| sum_b L_score^(b) + w_f 1/|R| sum_b L_ctr^(16 x b)
+    L = 1/|R| sum_b (w_c L_ctr^(b) + w_s L_score^(b) + w_f (w_c L_ctr^(16 x b) + w_s L_score^(16 x b)))
         + w_r L_attn + w_e L_regression + w_u L_spread
 
 over the output precisions b in R. The paper's stage 2 is w_c = 1, w_s = 0.2, w_r = 1e4 and R = {1, 2, 4,
@@ -42,7 +42,7 @@ class Objective:
 
     temperature: float = 0.02
     false_negative_margin: float | None = None
-    bits: tuple[int, ...] = (16,)
+    bits: tuple[int | str, ...] = (16,)
     contrastive_weight: float = 1.0
     similarity_weight: float = 0.0
     float_queries_weight: float = 0.0
@@ -102,7 +102,10 @@ class Objective:
         if terms.distillation:
             losses["similarity"] = self.similarity_weight * _mean(terms.distillation)
         if terms.asymmetric:
-            losses["float_queries"] = self.float_queries_weight * _mean(terms.asymmetric)
+            asymmetric = self.contrastive_weight * _mean(terms.asymmetric)
+            if terms.asymmetric_distillation:
+                asymmetric = asymmetric + self.similarity_weight * _mean(terms.asymmetric_distillation)
+            losses["float_queries"] = self.float_queries_weight * asymmetric
         if teacher is not None and self.relation_weight:
             losses["relations"] = self.relation_weight * self.relations(student, teacher)
         if teacher is not None and self.regression_weight:
@@ -112,7 +115,9 @@ class Objective:
             spread = [SpreadOut()(gather_with_gradient(e)) for e in student.batch[:2]]
             losses["spread_out"] = self.spread_out_weight * torch.stack(spread).mean()
         by_bits = {
-            f"contrastive_{bits}bit": self.contrastive_weight * loss
+            f"contrastive_{bits}bit"
+            if isinstance(bits, int)
+            else f"contrastive_{bits}": self.contrastive_weight * loss
             for bits, loss in terms.contrastive.items()
         }
         return Losses(losses, by_bits if len(by_bits) > 1 else {})

@@ -9,7 +9,7 @@ Record = dict[str, float | int | str]
 """One step of training: step (from 1), steps, stage, source, loss, relation_ratio, grad_norm (before
 clipping), lr, tokens_per_second (padding not counted), zero_share (of the ternary weights) and seconds.
 The terms of the loss that are on are there by name, each times its weight: contrastive, similarity,
-relations, regression, spread_out; with several output precisions also contrastive_1bit and so on.
+relations, regression, spread_out; with several output precisions also contrastive_1bit, contrastive_int2-fitted and so on.
 relation_ratio is relations / contrastive. The last record of a run also has the folders that it wrote:
 latent and, if ternary, model."""
 

@@ -23,6 +23,7 @@ from workbench.recipes.engine import Training
 from workbench.recipes.mining import mine_negatives
 from workbench.recipes.objective import Objective
 from workbench.recipes.settings import Record, TrainingConfig
+from workbench.rotation import ROTATION_TEXTS, RotationKind, rotate
 from workbench.runs import Run
 
 logger = logging.getLogger("bitembed")
@@ -56,6 +57,7 @@ def run_stage(
     examples: Examples,
     teacher_name: str | None = None,
     conversion: Conversion | None = None,
+    rotation: RotationKind = "none",
 ) -> Iterator[Record]:
     """Train `config.backbone` and yield a record per step.
 
@@ -63,6 +65,7 @@ def run_stage(
         stage: its name in the records.
         teacher_name: the model to imitate and to mine negatives with, as the catalog names it.
         conversion: makes a backbone ternary that is not; None trains it as it is.
+        rotation: of the student's vectors, and of a teacher's that has none of its own; "none" keeps the backbone's.
 
     Raises:
         FileExistsError: there is a run in `config.out`, and it is neither to be resumed nor overwritten.
@@ -92,6 +95,11 @@ def run_stage(
     if conversion is not None and not student.is_ternary:
         texts = sample_texts(sources, conversion.calibration_texts, config.seed)
         student.convert(conversion.sites, calibration_texts=texts or None)
+    if rotation != "none":
+        texts = sample_texts(sources, ROTATION_TEXTS, config.seed)
+        rotate(student, rotation, texts, config.seed, fitted_to=teacher)
+    if teacher is not None and teacher.rotation is None and teacher.dimension == student.dimension:
+        teacher.rotation = student.rotation  # or imitating its vectors would undo the student's
     objective = Objective.of(config)
     training = Training(stage, config, run, accelerator, schedule, objective, student, teacher)
     if accelerator.is_main_process:

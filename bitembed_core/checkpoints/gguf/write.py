@@ -64,6 +64,11 @@ def write_model(
     if (kind == "f16") == bool(ternary):
         have = "ternary" if ternary else "in floating point"
         raise ValueError(f"the model is {have}, for which GGUF type {kind} is not meant; leave the type out")
+    if settings.rotation is not None:
+        raise ValueError(
+            "GGUF has no place for the rotation of the model's vectors; take it off (`embedder.rotation = None`, "
+            "`bitembed export --rotation none`), which changes no cosine, and encode stored vectors again"
+        )
     metadata = _metadata(model, tokenizer, settings, name, kind)
     if ternary:
         _check_runtime(model, ternary, kind)

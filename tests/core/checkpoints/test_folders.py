@@ -225,9 +225,9 @@ def test_pooling_is_read_and_not_assumed_silently(tiny_embedder, tmp_path, caplo
 def test_an_unknown_module_is_refused(tiny_embedder, tmp_path) -> None:
     tiny_embedder.save_pretrained(tmp_path / "m")
     modules = json.loads((tmp_path / "m" / "modules.json").read_text())
-    modules.append({"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
+    modules.append({"idx": 3, "name": "3", "path": "3_LSTM", "type": "sentence_transformers.models.LSTM"})
     (tmp_path / "m" / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match="lists a Dense module"):
+    with pytest.raises(ValueError, match="lists a LSTM module"):
         BitEmbedder.from_pretrained(tmp_path / "m", device="cpu")
 
 

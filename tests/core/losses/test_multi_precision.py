@@ -109,14 +109,16 @@ def test_impossible_bits_are_refused(bits):
 
 
 def test_queries_in_floating_point_against_rounded_candidates():
-    student = random_batch(4, 2, 16, seed=0)
-    terms = MultiPrecisionLoss((1, 4), float_queries_weight=0.5)(student)
+    student, teacher = random_batch(4, 2, 16, seed=0), random_batch(4, 2, 16, seed=1)
+    terms = MultiPrecisionLoss((1, 4), distillation_weight=0.3, float_queries_weight=0.5)(student, teacher)
+    expected = {"symmetric": [], "asymmetric": []}
     for bits in (1, 4):
         low = [rounded(e, bits) for e in student]
-        expected = InfoNCE(0.02)(student.queries, low[1], low[2])
-        torch.testing.assert_close(terms.asymmetric[bits], expected)
-    parts = [sum(part.values()) / 2 for part in (terms.contrastive, terms.asymmetric)]
-    torch.testing.assert_close(terms.total, parts[0] + 0.5 * parts[1])
+        for kind, queries in (("symmetric", low[0]), ("asymmetric", student.queries)):
+            batch = EmbeddingBatch(queries, low[1], low[2])
+            expected[kind].append(InfoNCE(0.02)(*batch) + 0.3 * SimilarityDistillation(0.02)(batch, teacher))
+    total = (sum(expected["symmetric"]) + 0.5 * sum(expected["asymmetric"])) / 2
+    torch.testing.assert_close(terms.total, total)
     assert all(g.abs().sum() > 0 for g in torch.autograd.grad(terms.total, student))
 
 

@@ -148,3 +148,22 @@ def test_layers_are_about_60_percent_or_as_told() -> None:
     assert Objective(relation_weight=1.0, relation_layer=2).layers(6, 12) == (2, 5)
     with pytest.raises(ValueError, match="relation_layer must be 0 to 5 for this model, not 6"):
         Objective(relation_weight=1.0, relation_layer=6).layers(6, 12)
+
+
+def test_float_queries_weigh_both_losses() -> None:
+    student, teacher = embedded(0), embedded(1)
+    config = DistillConfig(bits=(1,), relation_weight=0.0, contrastive_weight=0.5, float_queries_weight=2.0)
+    losses = Objective.of(config)(student, teacher, in_batch=True)
+    mixed = student.batch._replace(
+        positives=rounded(student.batch.positives, 1), negatives=rounded(student.batch.negatives, 1)
+    )
+    ours, theirs = ([log_shares(batch, i) for i in range(3)] for batch in (mixed, teacher.batch))
+    contrastive = -sum(float(ours[i][i]) for i in range(3)) / 3
+    similarity = sum(float((t.exp() * (t - s)).sum()) for s, t in zip(ours, theirs, strict=True)) / 3
+    expected = 2.0 * (0.5 * contrastive + 0.2 * similarity)
+    assert float(losses.terms["float_queries"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_fitted_formats_by_name() -> None:
+    losses = Objective.of(DistillConfig(bits=(16, "int2-fitted")))(embedded(0), None, in_batch=True)
+    assert losses.by_bits.keys() == {"contrastive_16bit", "contrastive_int2-fitted"}

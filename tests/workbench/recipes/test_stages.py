@@ -73,6 +73,30 @@ def test_the_whole_path(tiny_model_folder: Path, tmp_path: Path, data: dict[str,
     assert Run.open(stage_2.out).recipe == "distill"
 
 
+def test_a_rotation_does_not_disturb_imitation_and_is_kept(
+    tiny_model_folder: Path, tmp_path: Path, data: dict[str, str]
+) -> None:
+    common = {
+        **SMALL,
+        "backbone": str(tiny_model_folder),
+        "teacher": str(tiny_model_folder),
+        "triplets": data["triplets"],
+        "regression_weight": 5.0,
+        "bits": (16, "binary-fitted"),
+    }
+    plain = next(distill(DistillConfig(out=str(tmp_path / "plain"), **common)))
+    turned = list(distill(DistillConfig(out=str(tmp_path / "turned"), rotation="random", **common)))
+    for term in ("regression", "relations", "contrastive_16bit"):
+        assert turned[0][term] == pytest.approx(plain[term], rel=1e-4)
+    assert turned[0]["contrastive_binary-fitted"] != pytest.approx(
+        plain["contrastive_binary-fitted"], rel=1e-2
+    )
+    packed = BitEmbedder.from_pretrained(turned[-1]["model"])
+    assert packed.rotation is not None
+    again = DistillConfig(out=str(tmp_path / "again"), **common | {"backbone": str(tmp_path / "turned")})
+    assert next(distill(again))["regression"] == pytest.approx(turned[-1]["regression"], rel=0.5)
+
+
 def test_pretraining_alone_is_contrastive(
     tiny_model_folder: Path, tmp_path: Path, data: dict[str, str]
 ) -> None:
