@@ -38,7 +38,7 @@ from bitembed_core.files import read_json
 from bitembed_core.ops import library
 from bitembed_core.ops.encoder import NotDescribed, OwnEncoder, own_encoder
 from bitembed_core.pooling import PoolingMode, pool
-from bitembed_core.storage import PRECISIONS, StorageFormat
+from bitembed_core.storage import StorageFormat
 from bitembed_core.storage.rotation import Rotation
 from bitembed_core.tokenization import length_batches, pad, token_batches, token_ids, tokenized_ahead
 
@@ -234,7 +234,8 @@ class BitEmbedder:
             prompt: the prompt itself, instead of a name.
             batch_size: texts in one forward of the torch model. Texts run with others of their own padded length, so
                 their vectors do not depend on their company. The native encoder takes as many as it likes.
-            precision: "float32", "float16", "int8", "int4", "int2", "binary", or a fitted format (see `StorageFormat`).
+            precision: "float32", "float16", "int8", "int4", "int2", "binary", or a fitted or shortened format (see
+                `StorageFormat`).
             show_progress_bar: default only for a log level of INFO or lower.
             truncate: cut texts longer than `max_length` tokens, warning the first time; False makes them an error.
 
@@ -246,8 +247,7 @@ class BitEmbedder:
                 or prompt name.
             TypeError: a text that is not a string.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(f"no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        form = StorageFormat(precision, self.dimension)
         single = isinstance(texts, str)
         texts = self._checked([texts] if isinstance(texts, str) else list(texts))
         prefix = self._prompt(prompt_name, prompt)
@@ -275,7 +275,7 @@ class BitEmbedder:
         if precision == "float16":
             half = vectors.astype(np.float16)
             return half[0] if single else half
-        return StorageFormat(precision, self.dimension).encode(vectors)
+        return form.encode(vectors)
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
         """`encode` with the model's prompt for queries, if it has one."""

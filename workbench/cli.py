@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from bitembed_core import BitEmbedder
 
 MODEL_HELP = "a model folder or run, a catalog name such as minilm, or a hub id"
-PRECISIONS_HELP = "comma-separated: float32, float16, int8, int4, int2, binary, and int4-, int2-, ternary- and binary-fitted"
+PRECISIONS_HELP = (
+    "comma-separated: float32, float16, int8, int4, int2, binary, and int4-, int2-, ternary- and binary-fitted; "
+    "int8-128d and the like keep the first components only"
+)
 EXPORTS = ("release", "packed", "latent", "gguf")
 TOKEN_TABLES = ("float16", "int8", "int4")
+ROTATIONS = ("none", "random", "fitted", "principal")
 GGUF_TYPES = ("i2_s", "tq2_0", "tq1_0", "f16")
 
 
@@ -113,9 +117,18 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--rotation",
-        metavar="none|random|FILE",
-        help="turn the model's vectors so that rounding takes less of them: at random, or fitted to the texts of a .jsonl "
-        "or .parquet file; none takes a rotation off. Stored vectors have to be encoded again",
+        choices=ROTATIONS,
+        help="turn the model's vectors so that rounding takes less of them, at random or fitted to texts, or so that the "
+        "first components hold most (principal); none takes a rotation off. Stored vectors have to be encoded again",
+    )
+    command.add_argument(
+        "--rotation-texts", metavar="FILE", help="of fitted and principal: a .jsonl or .parquet file of texts"
+    )
+    command.add_argument(
+        "--rotation-keeps",
+        type=_positive,
+        metavar="N",
+        help="of principal: how many components will be stored, as in int8-128d",
     )
 
     command = _command(commands, bench, "time a model on this machine")
@@ -211,11 +224,10 @@ def export(arguments: argparse.Namespace) -> int:
             f"{arguments.model} is a floating-point model, which has no {arguments.layout} layout; "
             "convert it first (notebooks/convert.py)"
         )
-    if arguments.rotation in ("none", "random"):
-        rotate(embedder, arguments.rotation)
-    elif arguments.rotation is not None:
-        texts = [row.text for row in islice(read_texts(arguments.rotation), ROTATION_TEXTS)]
-        rotate(embedder, "fitted", texts)
+    if arguments.rotation is not None:
+        source = arguments.rotation_texts
+        texts = [] if source is None else [row.text for row in islice(read_texts(source), ROTATION_TEXTS)]
+        rotate(embedder, arguments.rotation, texts, kept=arguments.rotation_keeps)
     embedder.save_pretrained(
         arguments.out,
         layout=arguments.layout,

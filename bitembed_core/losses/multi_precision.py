@@ -32,7 +32,7 @@ class MultiPrecisionLoss(nn.Module):
     paper does not have, compares queries in floating point with rounded candidates: what asymmetric search does.
 
     Args:
-        bits: R, out of 1, 2, 4, 8 and 16 (no rounding) and the names of fitted storage formats.
+        bits: R, out of 1, 2, 4, 8 and 16 (no rounding) and the names of storage formats, fitted and shortened ones too.
         contrastive: `L_ctr`, by default `InfoNCE()`.
         distillation: `L_score`, by default `SimilarityDistillation()`; used when a teacher's batch is given.
         distillation_weight: w. float_queries_weight: v.
@@ -78,7 +78,8 @@ class MultiPrecisionLoss(nn.Module):
             if teacher is not None:
                 distillation[bits] = self.distillation(rounded, teacher, **pairing)
             if self.float_queries_weight:
-                mixed = rounded._replace(queries=full_precision(student.queries))
+                kept = rounded.positives.shape[-1]  # fewer where the format is shortened
+                mixed = rounded._replace(queries=full_precision(student.queries)[..., :kept])
                 asymmetric[bits] = self.contrastive(*mixed, **pairing)
                 if teacher is not None:
                     asymmetric_distillation[bits] = self.distillation(mixed, teacher, **pairing)

@@ -11,20 +11,12 @@ from torch import Tensor
 
 from bitembed_core.storage.bit_packing import expand_bytes
 from bitembed_core.storage.output_quantizer import output_codes
-from bitembed_core.storage.schemes import FITTED, Scheme, fitted_codes, values_table
+from bitembed_core.storage.precisions import FLOATS, PRECISIONS, SCHEMES, is_precision, split_name
+from bitembed_core.storage.schemes import Scheme, fitted_codes, values_table
 
 if TYPE_CHECKING:
     from bitembed_core.storage.packed import PackedEmbeddings
 
-FLOATS: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-SCHEMES = {
-    "int8": Scheme(255),
-    "int4": Scheme(15),
-    "int2": Scheme(3),
-    "binary": Scheme(1),
-    **{name: Scheme(top, fitted=True) for name, top in FITTED.items()},
-}
-PRECISIONS = (*FLOATS, *SCHEMES)
 SCALE_BYTES = 4
 CHUNK_VALUES = 2**18  # rows are expanded to float32 in chunks of about this many values, 1 MiB
 
@@ -39,8 +31,12 @@ class StorageFormat:
     are fitted to the vector, and the float32 is a correction (`schemes`). They store directions: what they decode to has a
     length of about 1.
 
+    A name followed by `-128d` keeps the first 128 components only (Matryoshka, arXiv 2205.13147) and decodes the others as
+    zero; queries are compared by their first components too. That pays for models trained for it and after a rotation to
+    principal axes (`Rotation.principal`).
+
     Args:
-        name: one of PRECISIONS.
+        name: one of PRECISIONS, shortened or not.
         dim: values per embedding.
     """
 
@@ -48,20 +44,35 @@ class StorageFormat:
     dim: int
 
     def __post_init__(self) -> None:
-        if self.name not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.name!r}; choose one of {', '.join(PRECISIONS)}")
+        if not is_precision(self.name):
+            raise ValueError(
+                f"unknown precision {self.name!r}; choose one of {', '.join(PRECISIONS)}, or a shortened one such as "
+                "int8-128d"
+            )
         if self.dim < 1:
             raise ValueError(f"an embedding has at least one dimension, not {self.dim}")
+        if self.kept > self.dim:
+            raise ValueError(f"{self.name} keeps more than the {self.dim} dimensions that there are")
+
+    @property
+    def precision(self) -> str:
+        """The name without what shortens: one of PRECISIONS."""
+        return split_name(self.name)[0]
+
+    @property
+    def kept(self) -> int:
+        """Components that are stored."""
+        return split_name(self.name)[1] or self.dim
 
     @property
     def scheme(self) -> Scheme | None:
         """What the codes mean; None for the float formats."""
-        return SCHEMES.get(self.name)
+        return SCHEMES.get(self.precision)
 
     @property
     def bits(self) -> float:
         """Bits per value."""
-        return 8 * FLOATS[self.name].itemsize if self.scheme is None else self.scheme.bits
+        return 8 * FLOATS[self.precision].itemsize if self.scheme is None else self.scheme.bits
 
     @property
     def has_scale(self) -> bool:
@@ -71,9 +82,9 @@ class StorageFormat:
     @property
     def code_bytes(self) -> int:
         """Bytes of one vector's codes."""
-        return (
-            self.dim * FLOATS[self.name].itemsize if self.scheme is None else self.scheme.code_bytes(self.dim)
-        )
+        if self.scheme is None:
+            return self.kept * FLOATS[self.precision].itemsize
+        return self.scheme.code_bytes(self.kept)
 
     @property
     def bytes_per_vector(self) -> int:
@@ -94,12 +105,13 @@ class StorageFormat:
         scales = np.empty(len(x), dtype=np.float32) if self.has_scale else None
         for rows in row_chunks(len(x), self.dim):
             with np.errstate(over="ignore"):
-                values = x[rows].astype(FLOATS.get(self.name, np.dtype(np.float32)))
+                values = x[rows].astype(FLOATS.get(self.precision, np.dtype(np.float32)))
             if not np.isfinite(values).all():
                 bad = rows.start + int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
                 raise ValueError(
                     f"embedding {bad} has values that are NaN, infinite or too large for {self.name}"
                 )
+            values = values[:, : self.kept]
             if self.scheme is None or scales is None:
                 codes[rows] = np.ascontiguousarray(values).view(np.uint8)
                 continue
@@ -111,11 +123,11 @@ class StorageFormat:
         return PackedEmbeddings(self, codes, scales)
 
     def unscaled(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The float32 values (n, dim) of codes (n, code_bytes) before each vector's scale is applied."""
+        """The float32 values (n, kept) of codes (n, code_bytes) before each vector's scale is applied."""
         if self.scheme is None:
-            values = np.ascontiguousarray(codes).view(FLOATS[self.name])
+            values = np.ascontiguousarray(codes).view(FLOATS[self.precision])
             return values.astype(np.float32)
-        return expand_bytes(values_table(self.scheme.top), codes)[:, : self.dim]
+        return expand_bytes(values_table(self.scheme.top), codes)[:, : self.kept]
 
 
 def as_float_matrix(x: NDArray[np.floating] | Tensor, dim: int, name: str = "embeddings") -> NDArray[Any]:

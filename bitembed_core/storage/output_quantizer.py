@@ -13,9 +13,18 @@ from torch import Tensor
 from bitembed_core.ops import gpu
 from bitembed_core.quantizers import StraightThrough
 from bitembed_core.storage.bit_packing import CODE_BITS
+from bitembed_core.storage.precisions import is_precision, split_name
 from bitembed_core.storage.schemes import FITTED, fake_quantized
 
 OUTPUT_BITS = (*CODE_BITS, 16)
+NAMED_BITS = {
+    "float32": 16,
+    "float16": 16,
+    "int8": 8,
+    "int4": 4,
+    "int2": 2,
+    "binary": 1,
+}  # 16: nothing is rounded
 
 
 def output_codes(e: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -49,9 +58,13 @@ def fake_quantize_output(e: Tensor, bits: int | str) -> Tensor:
     """`e` (..., d) as it is stored with `bits` bits per value, in its own dtype; gradient straight through.
 
     Args:
-        bits: 1, 2, 4 or 8; 16 returns `e` itself; or the name of a fitted format, whose values keep e's length.
+        bits: 1, 2, 4 or 8; 16 returns `e` itself; or the name of a storage format. A fitted format's values keep e's length,
+            a shortened format gives the components that it keeps (..., kept).
     """
     check_output_bits([bits])
+    if isinstance(bits, str):
+        bits, kept = split_name(bits)
+        e, bits = e[..., :kept], NAMED_BITS.get(bits, bits)
     if bits == 16:
         return e
     with torch.no_grad():
@@ -77,7 +90,7 @@ def fake_quantize_outputs(e: Tensor, bits: Sequence[int | str]) -> list[Tensor]:
 
 
 def check_output_bits(bits: Sequence[int | str]) -> None:
-    """ValueError unless each is a number of bits or the name of a fitted format."""
+    """ValueError unless each is a number of bits or the name of a storage format."""
     for b in bits:
-        if b not in (*OUTPUT_BITS, *FITTED):
-            raise ValueError(f"bits must be one of {OUTPUT_BITS}, or {', '.join(FITTED)}, not {b!r}")
+        if b not in OUTPUT_BITS and not (isinstance(b, str) and is_precision(b)):
+            raise ValueError(f"bits must be one of {OUTPUT_BITS}, or the name of a storage format, not {b!r}")

@@ -77,10 +77,13 @@ class PackedEmbeddings:
         )
 
     def decode(self) -> NDArray[np.float32]:
-        """The stored values, float32 (n, dim), as Eq 11 or the correction gives them: not normalised again."""
-        values = np.empty((len(self), self.format.dim), dtype=np.float32)
+        """The stored values, float32 (n, dim), as Eq 11 or the correction gives them: not normalised again.
+
+        Components that a shortened format has not kept are zero.
+        """
+        values = np.zeros((len(self), self.format.dim), dtype=np.float32)
         for rows in row_chunks(len(self), self.format.dim):
-            values[rows] = self.format.unscaled(self.codes[rows])
+            values[rows, : self.format.kept] = self.format.unscaled(self.codes[rows])
             if self.scales is not None:
                 values[rows] *= self.scales[rows, None]
         return values
@@ -89,6 +92,7 @@ class PackedEmbeddings:
         """Cosine similarity (q, n) of every query with every stored vector; 0 where either is zero.
 
         For fitted formats it is the corrected inner product, an estimate of the cosine with the vector that was stored.
+        Where a format is shortened, all of this is about the components that it keeps.
 
         Args:
             queries: floating point (q, dim), compared as they are with the stored values (asymmetric); or
@@ -103,7 +107,7 @@ class PackedEmbeddings:
         queries_QD = as_float_matrix(queries, dim, "queries")
         if not np.isfinite(queries_QD).all():
             raise ValueError("queries have NaN or infinite values")
-        unit_QD = unit_rows(queries_QD).astype(np.float32)
+        unit_QD = unit_rows(queries_QD[:, : self.format.kept]).astype(np.float32)
         scores_QN = np.empty((len(unit_QD), len(self)), dtype=np.float32)
         for rows in row_chunks(len(self), dim):
             values_ND = self.format.unscaled(self.codes[rows])

@@ -1,7 +1,8 @@
 """Rotations of embeddings before they are rounded: all cosines stay, what rounding takes becomes less.
 
-A rotation is fitted to embeddings of any text (ITQ, Gong and Lazebnik, CVPR 2011) or random, which spreads outliers. Both
-sides are rotated; it belongs to the index or the model and must be kept with it.
+A rotation is fitted to embeddings of any text (ITQ, Gong and Lazebnik, CVPR 2011), or random, which spreads outliers, or one
+to principal axes, for formats that keep the first components only. Both sides are rotated; it belongs to the index or the
+model and must be kept with it.
 """
 
 import os
@@ -60,14 +61,33 @@ class Rotation:
         Raises:
             ValueError: fewer than `dim` vectors.
         """
-        if x.ndim != 2 or len(x) < x.shape[1]:
-            raise ValueError(f"a rotation of {x.shape[-1]} dimensions is fitted to at least as many vectors")
+        _check_enough(x)
         unit = unit_vectors(x.detach().cpu())
         R = cls.random(x.shape[1], seed).matrix
         for _ in range(iterations):
             signs = torch.where(unit @ R >= 0, 1.0, -1.0)
             R = _orthogonal((unit.t() @ signs).double())
         return cls(R)
+
+    @classmethod
+    def principal(cls, x: Tensor, kept: int | None = None, seed: int = 0) -> Self:
+        """The axes along which the vectors x (n, dim) are longest, longest first.
+
+        Args:
+            kept: the first so many are turned at random among themselves: a vector that is cut there keeps as much, and few
+                bits for each component, which treat all alike, keep more of it.
+
+        Raises:
+            ValueError: fewer than `dim` vectors, or `kept` is not 1 to `dim`.
+        """
+        _check_enough(x)
+        unit = unit_vectors(x.detach().cpu()).double()
+        axes = torch.linalg.eigh(unit.t() @ unit).eigenvectors.flip(1)
+        if kept is not None:
+            if not 1 <= kept <= x.shape[1]:
+                raise ValueError(f"a vector of {x.shape[1]} components cannot keep {kept}")
+            axes[:, :kept] = axes[:, :kept] @ cls.random(kept, seed).matrix.double()
+        return cls(_orthogonal(axes))
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., dim) rotated, in x's dtype."""
@@ -85,6 +105,11 @@ class Rotation:
             return cls(load_file(path)["rotation"])
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} is damaged or no rotation: {error}") from error
+
+
+def _check_enough(x: Tensor) -> None:
+    if x.ndim != 2 or len(x) < x.shape[1]:
+        raise ValueError(f"a rotation of {x.shape[-1]} dimensions is fitted to at least as many vectors")
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:

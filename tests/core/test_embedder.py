@@ -96,7 +96,7 @@ def test_bad_input_is_named(tiny_embedder) -> None:
         tiny_embedder.encode(["fine", " \n"])
     with pytest.raises(TypeError, match="text 1 is a NoneType"):
         tiny_embedder.encode(["fine", None])
-    with pytest.raises(ValueError, match="no precision 'int3'; choose one of float32"):
+    with pytest.raises(ValueError, match="unknown precision 'int3'; choose one of float32"):
         tiny_embedder.encode(["fine"], precision="int3")
     with pytest.raises(ValueError, match="max_length must be positive"):
         tiny_embedder.max_length = 100_000

@@ -38,11 +38,30 @@ def test_export_with_a_rotation(tiny_model_folder, tmp_path, sentences) -> None:
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     plain = BitEmbedder.from_pretrained(tiny_model_folder, device="cpu").encode(sentences)
     source = tiny_model_folder
-    for kind, turned in (("random", True), (tmp_path / "texts.jsonl", True), ("none", False)):
-        out = tmp_path / f"out-{source.name}"
-        argv = ["export", "--model", str(source), "--layout", "release", "--out", str(out)]
-        assert cli.main([*argv, "--rotation", str(kind)]) == 0
+    for kind in ("random", "fitted", "principal", "none"):
+        out = tmp_path / kind
+        argv = [
+            "export",
+            "--model",
+            str(source),
+            "--layout",
+            "release",
+            "--out",
+            str(out),
+            "--rotation",
+            kind,
+        ]
+        if kind in ("fitted", "principal"):
+            argv += ["--rotation-texts", str(tmp_path / "texts.jsonl")]
+        assert cli.main(argv) == 0
         x = BitEmbedder.from_pretrained(out, device="cpu").encode(sentences)
-        assert np.allclose(x, plain, atol=1e-5) != turned
+        assert np.allclose(x, plain, atol=1e-5) == (kind == "none")
         np.testing.assert_allclose(x @ x.T, plain @ plain.T, atol=1e-5)
         source = out
+
+
+def test_export_needs_texts_to_fit_to(tiny_model_folder, tmp_path, capsys) -> None:
+    argv = ["export", "--model", str(tiny_model_folder), "--layout", "release", "--out", str(tmp_path / "o")]
+    assert cli.main([*argv, "--rotation", "fitted"]) == 2
+    assert "at least as many texts, not 0" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bitembed_core.files import write_json
-from bitembed_core.storage import PRECISIONS
+from bitembed_core.storage.precisions import is_precision
 
 Results = dict[str, Any]
 Scores = dict[str, float]
@@ -45,7 +45,7 @@ def summarize(tasks: dict[str, Scores], task_types: dict[str, str]) -> dict[str,
         "mean": mean,
         "mean_by_type": mean_by_type(tasks, task_types),
         "retention": retention(mean, "teacher"),
-        "retention_of_float16": {name: of_float16[name] for name in of_float16 if name in PRECISIONS},
+        "retention_of_float16": {name: of_float16[name] for name in of_float16 if is_precision(name)},
     }
 
 

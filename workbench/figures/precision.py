@@ -11,7 +11,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bitembed_core.storage import PRECISIONS, StorageFormat
+from bitembed_core.storage import StorageFormat
+from bitembed_core.storage.precisions import by_width, is_precision
 from workbench.figures.theme import (
     BLUE,
     INK,
@@ -30,12 +31,12 @@ COLUMN_LABELS: Mapping[str, str] = {"untrained": "before training"}
 
 def precisions_of(results: Results) -> list[str]:
     """The output precisions that were evaluated, from most to fewest bytes."""
-    return [name for name in PRECISIONS if name in results["mean"]]
+    return sorted(filter(is_precision, results["mean"]), key=by_width)
 
 
 def references_of(results: Results) -> list[str]:
     """The columns that are other models: the teacher first, then the baselines."""
-    others = [name for name in results["mean"] if name not in PRECISIONS]
+    others = [name for name in results["mean"] if not is_precision(name)]
     return sorted(others, key=lambda name: name != "teacher")
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitembed_core import BitEmbedder
-from bitembed_core.storage import PRECISIONS
+from bitembed_core.storage.precisions import is_precision
 from workbench.figures.html import Html, Row, table
 from workbench.figures.precision import COLUMN_LABELS, Results, precisions_of, references_of
 from workbench.figures.theme import TASK_TYPE_LABELS
@@ -59,7 +59,7 @@ def score_table(results: Results) -> Html:
             Row(["% of the teacher", *(_share(mean, column, "teacher") for column in columns)], "total")
         )
     if "float16" in mean:
-        own = [_share(mean, column, "float16") if column in PRECISIONS else "" for column in columns]
+        own = [_share(mean, column, "float16") if is_precision(column) else "" for column in columns]
         rows.append(Row(["% of own float16", *own], "total"))
     note = "Main score of each task as mteb defines it, times 100."
     caps = results.get("caps", {})

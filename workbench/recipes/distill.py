@@ -34,10 +34,10 @@ class DistillConfig(TrainingConfig):
         (1, 2, 4, 8, 16),
         "output precisions that are trained for (paper: these five); names of fitted formats too, such as int2-fitted",
     )
-    rotation: Literal["none", "random", "fitted"] = option(
+    rotation: Literal["none", "random", "fitted", "principal"] = option(
         "none",
-        "turn the vectors so that rounding takes less, at random or fitted to the teacher's (ITQ); kept with the model; "
-        "none is what the backbone has (paper: none)",
+        "turn the vectors so that rounding takes less, at random or fitted to the teacher's (ITQ), or to their principal "
+        "axes; kept with the model; none is what the backbone has (paper: none)",
     )
     contrastive_weight: float = option(
         1.0, "weight of InfoNCE over all positives and hard negatives of the batch"

@@ -79,7 +79,7 @@ def plan(
         stored = vectors * form.bytes_per_vector
         products = rates.code_products if form.has_scale else rates.float_products
         reading = stored / rates.bytes_read / queries_together
-        multiplying = vectors * dim / products
+        multiplying = vectors * form.kept / products
         found.append(
             Plan(
                 precision,

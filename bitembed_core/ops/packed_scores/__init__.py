@@ -43,14 +43,14 @@ class PackedScores:
     """
 
     def __init__(self, packed: PackedEmbeddings, device: torch.device | str | None = None) -> None:
-        scheme, self.dim = packed.format.scheme, packed.format.dim
+        scheme, self.dim, self.kept = packed.format.scheme, packed.format.dim, packed.format.kept
         if scheme is None or packed.scales is None:
             raise ValueError(
                 f"{packed.format.name} embeddings have no packed codes; store them as int8 or less"
             )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         bits = scheme.top.bit_length()
-        codes = packed.codes if scheme.top != 2 else pack_bits(scheme.codes(packed.codes, self.dim), bits)
+        codes = packed.codes if scheme.top != 2 else pack_bits(scheme.codes(packed.codes, self.kept), bits)
         codes_NB = torch.from_numpy(np.ascontiguousarray(codes)).to(self.device)
         scale_N = torch.from_numpy(packed.scales).to(self.device)
         lengths_N = self._lengths(codes_NB, bits, scheme.top)
@@ -83,13 +83,14 @@ class PackedScores:
         return reference.packed_scores(queries_QD, codes_NB, weight_N, bits, top)
 
     def _directions(self, queries: NDArray[np.floating] | Tensor) -> Tensor:
-        """Checked queries float32 (q, dim), the largest component of each 1, so that no square overflows or vanishes."""
+        """Checked queries float32 (q, kept), the largest component of each 1, so that no square overflows or vanishes."""
         queries_QD = torch.as_tensor(queries).to("cpu", torch.float32)
         if queries_QD.ndim != 2 or queries_QD.shape[1] != self.dim:
             raise ValueError(f"queries must be (q, {self.dim}), got {tuple(queries_QD.shape)}")
         x = queries_QD.numpy()
         if not np.isfinite(x).all():
             raise ValueError("queries have NaN or infinite values")
+        x = np.ascontiguousarray(x[:, : self.kept])
         largest_Q1 = np.abs(x).max(axis=1, keepdims=True, initial=0)
         return torch.from_numpy(x / np.where(largest_Q1 > 0, largest_Q1, 1)).to(self.device)
 
@@ -117,7 +118,7 @@ class PackedScores:
             some._documents = self._documents.part(chosen)
             found = some.best(queries, k, integer)
             return Best(found.scores, chosen[found.rows])
-        if self.device.type == "cpu" and library.available() and self.dim <= native.MOST_COMPONENTS:
+        if self.device.type == "cpu" and library.available() and self.kept <= native.MOST_COMPONENTS:
             return self._best_natively(self._directions(queries), k, integer)
         step = max(1, SCORES_AT_ONCE // max(1, len(queries)))
         best_QK = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
@@ -140,7 +141,7 @@ class PackedScores:
         values = 2 * torch.from_numpy(codes_of_bytes(bits).astype(np.int64)) - top
         squares_256 = values.square().sum(dim=1).to(self.device)
         lengths = torch.empty(len(codes_NB), device=self.device)
-        filling = codes_NB.shape[1] * (8 // bits) - self.dim  # codes 0 at the end of a row
+        filling = codes_NB.shape[1] * (8 // bits) - self.kept  # codes 0 at the end of a row
         step = max(1, SCORES_AT_ONCE // codes_NB.shape[1])
         for start in range(0, len(codes_NB), step):
             squares = squares_256[codes_NB[start : start + step].long()].sum(dim=1)

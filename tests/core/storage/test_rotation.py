@@ -34,6 +34,23 @@ def test_the_fitted_rotation_helps_vectors_it_has_not_seen() -> None:
     assert fitted > max(none, random) + 0.05
 
 
+def test_principal_axes_hold_most_in_the_first_components() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linspace(1, 0.1, 24)
+    x = Rotation.random(24, seed=7)(torch.randn(500, 24, generator=generator) * spread)
+    unit = torch.nn.functional.normalize(x, dim=1)
+    turned = Rotation.principal(x)(unit)
+    shares = turned.square().mean(dim=0)
+    assert (shares.diff() <= 1e-6).all()
+    best = torch.linalg.svdvals(unit)[:8].square().sum() / len(x)  # Eckart and Young
+    for rotation in (Rotation.principal(x), Rotation.principal(x, kept=8)):
+        assert rotation(unit)[:, :8].square().sum(dim=1).mean() == pytest.approx(float(best), rel=1e-4)
+    mixed = Rotation.principal(x, kept=8)(unit)[:, :8].square().mean(dim=0)
+    assert mixed.max() / mixed.min() < shares[0] / shares[7]
+    with pytest.raises(ValueError, match="cannot keep 25"):
+        Rotation.principal(x, kept=25)
+
+
 def test_random_rotations_differ_by_seed_only() -> None:
     assert torch.equal(Rotation.random(8, 3).matrix, Rotation.random(8, 3).matrix)
     assert not torch.equal(Rotation.random(8, 3).matrix, Rotation.random(8, 4).matrix)
