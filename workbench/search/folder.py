@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from bitembed_core import PackedEmbeddings, StorageFormat
 from bitembed_core.files import atomic_path, read_json
-from bitembed_core.storage.formats import as_float_matrix
-from workbench.search.index import Hit, PackedIndex
+from workbench.search.approximate import SUFFIXES, approximate_search
+from workbench.search.exact import best_columns
+from workbench.search.index import Hit, PackedIndex, hits
 from workbench.search.text_files import TextRow
+from workbench.search.vector_search import NOTHING, Found, checked_queries
 
 KIND, VERSION = "bitembed.index", 1
 STATE_FILE, LOCK_FILE = "index.json", ".lock"
@@ -108,10 +110,18 @@ class IndexFolder:
             if live
         ]
 
-    def rows(self) -> Iterator[TextRow]:
-        """Ids and texts in the order in which they were added."""
-        for segment in self._segments:
-            yield from segment.content.rows(np.flatnonzero(segment.live))
+    def rows(self, numbers: Sequence[int] | NDArray[np.integer] | None = None) -> Iterator[TextRow]:
+        """Ids and texts of some rows, counted as `ids` has them; default all."""
+        if numbers is None:
+            for segment in self._segments:
+                yield from segment.content.rows(np.flatnonzero(segment.live))
+            return
+        live = [np.flatnonzero(segment.live) for segment in self._segments]
+        ends = np.cumsum([len(rows) for rows in live])
+        for number in numbers:
+            place = int(np.searchsorted(ends, number, side="right"))
+            row = live[place][number - ends[place]]  # counted from the end
+            yield from self._segments[place].content.rows([int(row)])
 
     def add(self, vectors: PackedEmbeddings, ids: Sequence[str], texts: Sequence[str]) -> None:
         """Add rows; all of them or, after an error, none.
@@ -172,19 +182,42 @@ class IndexFolder:
         Raises:
             ValueError: another dimension, NaN or infinity in a query, or `top` below 1.
         """
-        queries = as_float_matrix(np.atleast_2d(queries), self.dimension, "queries")
-        wanted = None if among is None else set(among)
-        found: list[list[Hit]] = [[] for _ in queries]
+        rows = None
+        if among is not None:
+            wanted = set(among)
+            rows = np.flatnonzero([id_ in wanted for id_ in self.ids()])
+        return hits(self, self.best(np.atleast_2d(queries), top, rows))
+
+    def best(
+        self, queries: NDArray[np.floating], top: int = 10, among: NDArray[np.integer] | None = None
+    ) -> Found:
+        """See `VectorSearch.best`; rows are counted as `ids` has them."""
+        queries = checked_queries(queries, self.dimension, top)
+        parts, start = [Found.nothing(len(queries))], 0
         for segment in self._segments:
-            live = segment.live
-            if wanted is not None:
-                live = live & np.array([id_ in wanted for id_ in segment.ids])
-            rows = None if live.all() else np.flatnonzero(live)
-            if rows is not None and not len(rows):
-                continue
-            for query, hits in enumerate(segment.content.search(queries, top, rows)):
-                found[query] += hits
-        return [sorted(hits, key=lambda hit: -hit.score)[:top] for hits in found]
+            live = np.flatnonzero(segment.live)
+            chosen = (
+                live if among is None else live[among[(among >= start) & (among < start + len(live))] - start]
+            )
+            if len(chosen):
+                rows = None if len(chosen) == len(segment.ids) else chosen
+                part = segment.content.best(queries, top, rows)
+                numbers_QK = start + np.searchsorted(live, part.rows)
+                parts.append(Found(np.where(part.rows == NOTHING, NOTHING, numbers_QK), part.scores))
+            start += len(live)
+        together = Found(np.hstack([part.rows for part in parts]), np.hstack([part.scores for part in parts]))
+        return together.columns(best_columns(together.scores, top))
+
+    def search_with(self, name: str) -> None:
+        """Search every segment through an approximate index beside it, see `approximate_search`.
+
+        A segment that is added later is searched exactly, until this is called again.
+        """
+        for segment in self._segments:
+            content = segment.content
+            content.searcher = approximate_search(
+                self.path / f"{segment.name}.safetensors", content.vectors, name
+            )
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -246,7 +279,11 @@ class IndexFolder:
             return
         state = read_json(self.path / STATE_FILE)
         kept = {STATE_FILE, LOCK_FILE, state["deletions"]}
-        kept |= {f"{s['name']}{suffix}" for s in state["segments"] for suffix in (".safetensors", ".parquet")}
+        kept |= {
+            f"{s['name']}{suffix}"
+            for s in state["segments"]
+            for suffix in (".safetensors", ".parquet", *SUFFIXES)
+        }
         for entry in self.path.iterdir():
             if entry.is_file() and entry.name not in kept:
                 entry.unlink()

@@ -1,11 +1,11 @@
-"""An index of packed embeddings with their ids and texts, searched exactly."""
+"""An index of packed embeddings with their ids and texts."""
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from bitembed_core import PackedEmbeddings, StorageFormat
 from bitembed_core.files import atomic_path
-from bitembed_core.ops.packed_scores import PackedScores
-from bitembed_core.storage.formats import as_float_matrix
+from workbench.search.exact import ExactSearch
 from workbench.search.text_files import TextRow
+from workbench.search.vector_search import NOTHING, Found, VectorSearch
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
 CHECKSUM_KEY = "bitembed.vectors_sha256"
-SCORES_AT_ONCE = 2**22  # similarities held in memory, 16 MiB
 
 
 class Hit(NamedTuple):
@@ -31,8 +30,18 @@ class Hit(NamedTuple):
     score: float
 
 
+class TextIndex(VectorSearch, Protocol):
+    """Vectors that can be searched, and the texts they are of."""
+
+    def ids(self) -> list[str]: ...
+
+    def rows(self, numbers: Sequence[int] | NDArray[np.integer]) -> Iterable[TextRow]: ...
+
+
 class PackedIndex:
     """Embeddings of n texts in packed codes, the texts and their ids.
+
+    It is searched exactly, unless `searcher` is set to something else over the same vectors.
 
     On disk it is two files: `NAME.safetensors` (the embeddings) and `NAME.parquet` beside it (ids and texts,
     and the checksum of the embeddings they belong to).
@@ -44,7 +53,7 @@ class PackedIndex:
                 f"{len(vectors)} vectors, {len(ids)} ids and {len(texts)} texts do not belong together"
             )
         self.vectors = vectors
-        self._scores: PackedScores | None = None
+        self.searcher: VectorSearch = ExactSearch(vectors)
         self._rows = pa.table({"id": list(ids), "text": list(texts)}, schema=SCHEMA)
 
     def __len__(self) -> int:
@@ -89,7 +98,8 @@ class PackedIndex:
                 "encode the texts again"
             )
         index = cls.__new__(cls)
-        index.vectors, index._scores, index._rows = vectors, None, table.select(SCHEMA.names)
+        index.vectors, index.searcher = vectors, ExactSearch(vectors)
+        index._rows = table.select(SCHEMA.names)
         return index
 
     def ids(self) -> list[str]:
@@ -108,54 +118,32 @@ class PackedIndex:
 
         Args:
             queries: floating point (q, d), or (d,) for one query. They are compared as they are with the
-                stored codes (asymmetric), natively where that was built; memory does not grow with q * n.
+                stored codes (asymmetric).
             rows: search among these rows only, in ascending order; default all.
 
         Raises:
             ValueError: another dimension, NaN or infinity in a query, or `top` below 1.
         """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
-        queries = np.atleast_2d(queries)
-        if self.vectors.format.has_scale:
-            if self._scores is None:
-                self._scores = PackedScores(self.vectors, "cpu")
-            best = self._scores.best(as_float_matrix(queries, self.dimension, "queries"), top, rows=rows)
-            return self._hits(best.rows.numpy(), best.scores.numpy())
-        vectors = self.vectors if rows is None else self.vectors[rows]
-        scores_QK = np.empty((len(queries), 0), dtype=np.float32)
-        rows_QK = np.empty((len(queries), 0), dtype=np.int64)
-        step = max(1, SCORES_AT_ONCE // max(1, len(queries)))
-        for start in range(0, len(vectors), step):
-            scores_QC = vectors[start : start + step].scores(queries)
-            columns_QK = best_columns(scores_QC, top)
-            scores_QK = np.hstack([scores_QK, np.take_along_axis(scores_QC, columns_QK, axis=1)])
-            rows_QK = np.hstack([rows_QK, start + columns_QK])
-            columns_QK = best_columns(scores_QK, top)
-            scores_QK = np.take_along_axis(scores_QK, columns_QK, axis=1)
-            rows_QK = np.take_along_axis(rows_QK, columns_QK, axis=1)
-        return self._hits(rows_QK if rows is None else np.asarray(rows)[rows_QK], scores_QK)
+        return hits(self, self.best(np.atleast_2d(queries), top, rows))
 
-    def _hits(self, rows_QK: NDArray[np.int64], scores_QK: NDArray[np.float32]) -> list[list[Hit]]:
-        return [
-            [self._hit(int(row), float(score)) for row, score in zip(rows, scores, strict=True)]
-            for rows, scores in zip(rows_QK, scores_QK, strict=True)
+    def best(
+        self, queries: NDArray[np.floating], top: int = 10, among: NDArray[np.integer] | None = None
+    ) -> Found:
+        """See `VectorSearch.best`."""
+        return self.searcher.best(queries, top, among)
+
+
+def hits(index: TextIndex, found: Found) -> list[list[Hit]]:
+    """The texts that were found for each query, best first."""
+    texts = iter(index.rows(found.rows[found.rows != NOTHING]))
+    return [
+        [
+            Hit((text := next(texts)).id, text.text, float(score))
+            for row, score in zip(rows, scores, strict=True)
+            if row != NOTHING
         ]
-
-    def _hit(self, row: int, score: float) -> Hit:
-        return Hit(self._rows["id"][row].as_py(), self._rows["text"][row].as_py(), score)
-
-
-def best_columns(scores_QC: NDArray[np.float32], top: int) -> NDArray[np.int64]:
-    """The columns of the `top` largest values of each line, best first, the leftmost of equals: (q, top)."""
-    return np.stack([_best_of_line(line, top) for line in scores_QC])
-
-
-def _best_of_line(scores: NDArray[np.float32], top: int) -> NDArray[np.int64]:
-    candidates = np.arange(len(scores))
-    if top < len(scores):
-        candidates = np.flatnonzero(scores >= np.partition(scores, -top)[-top])
-    return candidates[np.argsort(-scores[candidates], kind="stable")[:top]]
+        for rows, scores in zip(found.rows, found.scores, strict=True)
+    ]
 
 
 def sidecar_path(path: str | os.PathLike[str]) -> Path:

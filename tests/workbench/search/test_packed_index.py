@@ -6,7 +6,7 @@ import pytest
 
 from bitembed_core import PackedEmbeddings, StorageFormat
 from bitembed_core.storage import PRECISIONS
-from workbench.search import PackedIndex, index
+from workbench.search import PackedIndex, exact
 
 
 def random_index(n: int, precision: str = "int8", dim: int = 20, seed: int = 0) -> PackedIndex:
@@ -35,7 +35,7 @@ def brute_force(found: PackedIndex, q: np.ndarray, top: int) -> list[list[tuple[
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("scores_at_once", [2**22, 33, 1])
 def test_search_is_the_brute_force_top_k(precision, scores_at_once, monkeypatch):
-    monkeypatch.setattr(index, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(exact, "SCORES_AT_ONCE", scores_at_once)
     found = random_index(101, precision)
     q = queries(3)
     for hits, expected in zip(found.search(q, 7), brute_force(found, q, 7), strict=True):
@@ -46,7 +46,7 @@ def test_search_is_the_brute_force_top_k(precision, scores_at_once, monkeypatch)
 
 @pytest.mark.parametrize("scores_at_once", [2**22, 5])
 def test_equal_scores_keep_the_order_of_the_index(scores_at_once, monkeypatch):
-    monkeypatch.setattr(index, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(exact, "SCORES_AT_ONCE", scores_at_once)
     x = np.tile(np.eye(4, dtype=np.float32), (6, 1))
     found = PackedIndex(StorageFormat("float16", 4).encode(x), list(map(str, range(24))), ["t"] * 24)
     (hits,) = found.search(x[1], 9)
