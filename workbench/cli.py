@@ -92,6 +92,24 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--top", type=int, default=10, metavar="N", help="hits per query (default: %(default)s)"
     )
+    command.add_argument(
+        "--approximate",
+        metavar="ENGINE[:KIND]",
+        help="do not compare with every text: faiss, usearch, or with a kind such as faiss:IVF256,SQ8, faiss:BHNSW32, "
+        "usearch:b1; built and saved beside the index where it is missing; scores stay exact",
+    )
+    command.add_argument(
+        "--rescore",
+        metavar="PATH",
+        help="a wider index of the same texts, which decides among the best of --index",
+    )
+    command.add_argument(
+        "--oversampling",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="texts that --rescore looks at for each hit (default: %(default)s)",
+    )
 
     command = _command(commands, export, "write a model in another layout")
     command.add_argument("--model", required=True, help=MODEL_HELP)
@@ -194,20 +212,24 @@ def encode(arguments: argparse.Namespace) -> int:
 
 
 def search(arguments: argparse.Namespace) -> int:
-    """Exact search: the query stays in floating point, the index is read as it is stored."""
-    from workbench.search import IndexFolder, PackedIndex
+    """Search: the query stays in floating point, the index is read as it is stored, by default all of it."""
+    from workbench.search import Rescored, VectorSearch, hits, open_index, same_texts
 
-    index = (IndexFolder if Path(arguments.index).is_dir() else PackedIndex).open(arguments.index)
+    index = open_index(arguments.index, arguments.approximate)
+    searched: VectorSearch = index
+    if arguments.rescore is not None:
+        wide = open_index(arguments.rescore)
+        searched = Rescored(index, wide, arguments.oversampling, same_texts(index.ids(), wide.ids()))
     embedder = _load(arguments)
     if embedder.dimension != index.dimension:
         raise ValueError(
             f"{arguments.index} holds vectors of {index.dimension} dimensions, {arguments.model} makes "
             f"{embedder.dimension}: use the model that encoded it"
         )
-    found = index.search(embedder.encode_query(arguments.query), arguments.top)
-    for query, hits in zip(arguments.query, found, strict=True):
+    found = searched.best(embedder.encode_query(arguments.query), arguments.top)
+    for query, texts in zip(arguments.query, hits(index, found), strict=True):
         print(query)
-        for rank, hit in enumerate(hits, start=1):
+        for rank, hit in enumerate(texts, start=1):
             print(f"{rank:3}  {hit.score:.4f}  {hit.id}  {_excerpt(hit.text)}")
     return 0
 

@@ -70,6 +70,30 @@ def test_encode_then_search(name, tiny_model_folder, texts, sentences, tmp_path,
     assert len(lines) == 3
 
 
+@pytest.mark.parametrize("engine", ["faiss", "usearch:f16"])
+def test_search_through_a_graph_and_wider_codes(engine, tiny_model_folder, texts, tmp_path, capsys):
+    pytest.importorskip(engine.partition(":")[0])
+    model = ["--model", str(tiny_model_folder)]
+    for precision in ("int2", "int8"):
+        out = tmp_path / f"{precision}.safetensors"
+        argv = ["encode", *model, "--input", str(texts), "--out", str(out), "--precision", precision]
+        assert cli.main(argv) == 0
+    capsys.readouterr()
+    query = ["--query", "x", "--query", "the cat", "--top", "3"]
+    assert cli.main(["search", *model, "--index", str(tmp_path / "int8.safetensors"), *query]) == 0
+    exact = capsys.readouterr().out
+    narrow = ["search", *model, "--index", str(tmp_path / "int2.safetensors"), *query]
+    options = ["--approximate", engine, "--rescore", str(tmp_path / "int8.safetensors")]
+    assert cli.main([*narrow, *options, "--oversampling", "2"]) == 0  # 6 texts of 6 are rescored
+    assert capsys.readouterr().out == exact
+    texts.write_text(texts.read_text().partition("\n")[0])
+    for out in (tmp_path / "one.safetensors", tmp_path / "one"):
+        assert cli.main(["encode", *model, "--input", str(texts), "--out", str(out)]) == 0
+        capsys.readouterr()
+        assert "only one of them has the id" in fails(capsys, *narrow, "--rescore", out)
+    assert "'annoy'" in fails(capsys, *narrow, "--approximate", "annoy")
+
+
 @pytest.mark.parametrize("layout", ["release", "packed", "latent"])
 def test_export(tiny_embedder, tmp_path, layout, capsys):
     tiny_embedder.convert()
