@@ -70,6 +70,18 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="store only the documents of retrieval tasks, not the queries",
     )
+    command.add_argument(
+        "--rescore",
+        metavar="PRECISION",
+        help="in retrieval, let this wider precision order what narrower ones find first",
+    )
+    command.add_argument(
+        "--oversampling",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="documents that --rescore looks at for each of ten hits (default: %(default)s)",
+    )
     command.add_argument("--out", metavar="FILE", help="write the results as JSON")
 
     command = _command(commands, encode, "embed the texts of a file into a packed index")
@@ -160,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Score a model on real tasks with mteb's own runner. Every precision is scored through packed bytes."""
+    """Score a model on real tasks with mteb's own runner, every precision through packed bytes: retrieval searches them."""
     from workbench.evaluation import evaluate, retention_table, write_results
     from workbench.evaluation.runner import storage_formats
 
@@ -183,6 +195,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         teacher_name=public_name(arguments.teacher) if teacher is not None else "teacher",
         batch_size=arguments.batch_size,
         float_queries=arguments.float_queries,
+        rescore=arguments.rescore,
+        oversampling=arguments.oversampling,
     )
     if arguments.out is not None:
         write_results(arguments.out, results)

@@ -56,6 +56,19 @@ def test_evaluate_writes_results_and_prints_the_table(tiny_model_folder, task_fo
     assert "ret_mine  int8" in said.err
 
 
+def test_evaluate_with_rescoring(tiny_model_folder, task_folder, tmp_path, capsys):
+    out = tmp_path / "results.json"
+    argv = ["evaluate", "--model", tiny_model_folder, "--tasks", task_folder, "--precisions", "int8,binary"]
+    argv += ["--float-queries", "--out", out]
+    assert cli.main([str(word) for word in [*argv, "--rescore", "int8", "--oversampling", 3]]) == 0
+    results = json.loads(out.read_text())
+    assert results["retrieval_index"]["rescored"] == ["binary"]
+    assert results["retrieval_index"]["oversampling"] == 3
+    assert results["tasks"]["ret_mine"]["binary"] == results["tasks"]["ret_mine"]["int8"]  # of five documents
+    capsys.readouterr()
+    assert "nothing to rescore" in fails(capsys, *argv, "--rescore", "binary")
+
+
 @pytest.mark.parametrize("name", ["vectors.safetensors", "index"])
 def test_encode_then_search(name, tiny_model_folder, texts, sentences, tmp_path, capsys):
     out = tmp_path / name

@@ -1,4 +1,4 @@
-"""BitEmbedder as an mteb encoder whose vectors have been stored as packed bytes and read back.
+"""BitEmbedder as an mteb model whose vectors are stored as packed bytes: searched in retrieval, else read back.
 
 One floating-point encoding per text serves every precision (`EmbeddingCache`). The precision is part of the
 mteb model's metadata and is applied here: mteb's own `precision` keyword and `CompressionWrapper` would fit a
@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from mteb.models import ModelMeta
+from mteb.models import ModelMeta, SearchEncoderWrapper
 from mteb.models.abs_encoder import get_prompt_name
 from mteb.models.model_meta import ScoringFunction
-from mteb.similarity_functions import cos_sim, dot_score, pairwise_cos_sim
-from mteb.types import PromptType
+from mteb.similarity_functions import cos_sim, pairwise_cos_sim
 from threadpoolctl import threadpool_limits
 
 from bitembed_core import BitEmbedder, StorageFormat
+from workbench.evaluation.packed_backend import PackedBackend
+from workbench.search.rescoring import OVERSAMPLING
 
 PROGRESS_FROM_TEXTS = 256
 
@@ -73,43 +74,14 @@ class EmbeddingCache:
             )
 
 
-def scoring_name(float_queries: bool) -> str:
-    """What results call the way in which vectors are compared."""
-    return "float queries" if float_queries else "symmetric"
+class FloatEncoder:
+    """What mteb calls an encoder: texts in, the model's own vectors out."""
 
+    similarity: Callable[[Any, Any], Any] = staticmethod(cos_sim)
+    similarity_pairwise: Callable[[Any, Any], Any] = staticmethod(pairwise_cos_sim)
 
-class MtebEncoder:
-    """What mteb calls an encoder: texts in, vectors out, after a round trip through packed codes.
-
-    Both sides are quantized (symmetric scoring), or, with `float_queries`, the documents of retrieval tasks only. What
-    formats with a scale per vector give back is brought to unit length, because that is how cosine reads it: a scale must
-    not change what a classifier or k-means sees. A fitted format's correction counts where queries are in floating point.
-    """
-
-    def __init__(
-        self,
-        cache: EmbeddingCache,
-        precision: str = "float32",
-        name: str = "model",
-        float_queries: bool = False,
-    ) -> None:
-        self.cache = cache
-        self.float_queries = float_queries
-        self.similarity = (
-            dot_score if float_queries else cos_sim
-        )  # everything but corrected documents has length 1
-        self.format = StorageFormat(precision, cache.embedder.dimension)
-        self.mteb_model_meta = ModelMeta.create_empty(
-            overwrites={
-                "name": f"bitembed/{name}",
-                "revision": precision,
-                "similarity_fn_name": (
-                    ScoringFunction.DOT_PRODUCT if float_queries else ScoringFunction.COSINE
-                ),
-                "embed_dim": cache.embedder.dimension,
-                "experiment_kwargs": {"precision": precision, "scoring": scoring_name(float_queries)},
-            }
-        )
+    def __init__(self, cache: EmbeddingCache, meta: ModelMeta) -> None:
+        self.cache, self.mteb_model_meta = cache, meta
 
     def encode(
         self,
@@ -123,10 +95,7 @@ class MtebEncoder:
     ) -> np.ndarray:
         """float32 (n, d) for the batches' `text`, with the prompt that mteb's rules choose for the task."""
         texts = [text for batch in inputs for text in batch["text"]]
-        x = self.cache.encode(texts, self.prompt(task_metadata, prompt_type))
-        if self.float_queries and prompt_type == PromptType.query:
-            return x
-        return self.stored(x, corrected=self.float_queries and prompt_type == PromptType.document)
+        return self.cache.encode(texts, self.prompt(task_metadata, prompt_type))
 
     def prompt(self, task_metadata: Any, prompt_type: Any = None) -> str:
         """The model's prompt for a task: by task name, task type, query or document; "" when it has none."""
@@ -134,20 +103,67 @@ class MtebEncoder:
         name = get_prompt_name(prompts, task_metadata, prompt_type)
         return prompts[name] if name is not None else ""
 
-    def stored(self, x: np.ndarray, corrected: bool = False) -> np.ndarray:
-        """What a reader of the packed bytes of unit vectors `x` (n, d) sees: float32 (n, d).
 
-        Args:
-            corrected: leave a fitted format's values as its correction makes them.
-        """
+class MtebEncoder(FloatEncoder):
+    """A model whose vectors are stored: in retrieval a search over packed codes, elsewhere vectors that have been packed.
+
+    Retrieval and reranking go through `PackedBackend`. In other tasks vectors are decoded from their codes and brought to
+    unit length, because that is how cosine reads them: a scale per vector must not change what a classifier or k-means sees.
+
+    Args:
+        cache: the model.
+        precision: how vectors are stored.
+        name: what mteb calls the model.
+        float_queries, rescore, oversampling: of retrieval, see `PackedBackend`.
+    """
+
+    def __init__(
+        self,
+        cache: EmbeddingCache,
+        precision: str = "float32",
+        name: str = "model",
+        float_queries: bool = False,
+        rescore: str | None = None,
+        oversampling: int = OVERSAMPLING,
+    ) -> None:
+        dim = cache.embedder.dimension
+        self.format = StorageFormat(precision, dim)
+        meta = ModelMeta.create_empty(
+            overwrites={
+                "name": f"bitembed/{name}",
+                "revision": precision,
+                "similarity_fn_name": ScoringFunction.COSINE,
+                "embed_dim": dim,
+                "experiment_kwargs": {
+                    "precision": precision,
+                    "scoring": "float queries" if float_queries else "symmetric",
+                    "rescore": f"{rescore} x {oversampling}" if rescore else "no",
+                },
+            }
+        )
+        super().__init__(cache, meta)
+        wide = StorageFormat(rescore, dim) if rescore else None
+        backend = PackedBackend(self.format, float_queries, wide, oversampling)
+        self._retrieval = SearchEncoderWrapper(FloatEncoder(cache, meta), index_backend=backend)
+
+    def encode(self, inputs: Iterable[dict[str, Any]], **options: Any) -> np.ndarray:
+        """float32 (n, d) as decoded from packed codes; see `FloatEncoder.encode`."""
+        return self.stored(super().encode(inputs, **options))
+
+    def index(self, corpus: Any, **options: Any) -> None:
+        """Store the documents of a retrieval task; see mteb's `SearchProtocol`."""
+        self._retrieval.index(corpus, **options)
+
+    def search(self, queries: Any, **options: Any) -> dict[str, dict[str, float]]:
+        """Scores by query and document, of the best documents; see mteb's `SearchProtocol`."""
+        return self._retrieval.search(queries, **options)
+
+    def stored(self, x: np.ndarray) -> np.ndarray:
+        """What a reader of the packed bytes of unit vectors `x` (n, d) sees: float32 (n, d)."""
         if len(x) == 0:
             return x
         y = self.format.encode(x).decode()
-        scheme = self.format.scheme
-        if scheme is None or (corrected and scheme.fitted):
+        if self.format.scheme is None:
             return y
         norm = np.linalg.norm(y, axis=1, keepdims=True)
         return np.divide(y, norm, out=np.zeros_like(y), where=norm > 0)
-
-    similarity: Callable[[Any, Any], Any]
-    similarity_pairwise: Callable[[Any, Any], Any] = staticmethod(pairwise_cos_sim)

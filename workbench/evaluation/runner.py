@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import datasets
 import mteb
@@ -17,15 +18,17 @@ from sklearn.exceptions import UndefinedMetricWarning
 from threadpoolctl import threadpool_limits
 
 from bitembed_core import BitEmbedder, StorageFormat
+from bitembed_core.ops import library
 from workbench.environment import environment
 from workbench.evaluation.encoder import EmbeddingCache, MtebEncoder
 from workbench.evaluation.fingerprint import weights_fingerprint
 from workbench.evaluation.results import Results, Scores, summarize
 from workbench.evaluation.sources import Cap, Source, TaskSpec, resolve_tasks, rewind
+from workbench.search.rescoring import OVERSAMPLING
 
 SCORING = {
-    False: "cosine between two vectors decoded from packed codes (symmetric)",
-    True: "retrieval: queries in floating point with documents decoded from packed codes; other tasks symmetric",
+    False: "retrieval: packed queries with packed documents; other tasks: vectors decoded from packed codes (symmetric)",
+    True: "retrieval: queries in floating point with packed documents; other tasks: vectors decoded from packed codes",
 }
 DEFAULT_PRECISIONS = ("float16", "int8", "int4", "int2", "binary")
 BASELINE_PRECISION = "float16"
@@ -47,13 +50,16 @@ def evaluate(
     teacher_name: str = "teacher",
     batch_size: int = 32,
     float_queries: bool = False,
+    rescore: str | None = None,
+    oversampling: int = OVERSAMPLING,
 ) -> Results:
     """mteb's main score of `model` on every task at every precision, as the dictionary of results.json.
 
     Args:
         model: the embedder; a text is encoded once and stored at each of `precisions`.
         tasks: see `resolve_tasks`: "offline", catalog names, folders, mteb tasks or benchmarks.
-        precisions: columns of the table, each scored through packed bytes on both sides.
+        precisions: columns of the table, each scored through packed bytes on both sides. Retrieval is scored by an exact
+            search over the packed documents.
         teacher: another embedder for the column "teacher", at float16.
         cap: shorten local tasks, see `resolve_tasks`; what that kept is recorded under `caps`.
         progress: called with a line per scored column; there are also bars for long encodings then.
@@ -61,13 +67,17 @@ def evaluate(
         name, teacher_name: what the results call the two models.
         batch_size: texts per forward pass.
         float_queries: of retrieval tasks only the documents are stored; queries are compared as they are.
+        rescore: in retrieval, a wider precision of the same documents that orders the best ten times `oversampling` of
+            every narrower column.
+        oversampling: documents that are rescored for each of ten hits.
 
     Raises:
-        ValueError: an unknown precision or task, nothing to do, a column name used twice, NaN embeddings, or
-            a task that gives no number.
+        ValueError: an unknown precision or task, nothing to do or to rescore, a column name used twice, NaN embeddings,
+            or a task that gives no number.
         OSError: the data of an mteb task cannot be fetched.
     """
     formats = storage_formats(precisions, model.dimension)
+    rescored = narrower_formats(formats, rescore) if rescore is not None else []
     others = named_models(teacher, baselines or {}, formats)
     sources, left_out = resolve_tasks(tasks, cap)
 
@@ -76,8 +86,19 @@ def evaluate(
         cache = EmbeddingCache(embedder, batch_size, progress is not None)
         contestants.append({column: MtebEncoder(cache, BASELINE_PRECISION, column)})
     cache = EmbeddingCache(model, batch_size, progress is not None)
-    encoders = {precision: MtebEncoder(cache, precision, name, float_queries) for precision in formats}
-    contestants.append(encoders)
+    contestants.append(
+        {
+            precision: MtebEncoder(
+                cache,
+                precision,
+                name,
+                float_queries,
+                rescore if precision in rescored else None,
+                oversampling,
+            )
+            for precision in formats
+        }
+    )
 
     started = time.perf_counter()
     scores: dict[str, Scores] = {}
@@ -105,6 +126,7 @@ def evaluate(
         "batch_size": batch_size,
         "weights": weights_fingerprint(model),
         "scoring": SCORING[float_queries],
+        "retrieval_index": retrieval_index(rescore, rescored, oversampling),
         "precisions": list(formats),
         "bytes_per_vector": {precision: form.bytes_per_vector for precision, form in formats.items()},
         "tasks": scores,
@@ -126,6 +148,27 @@ def storage_formats(precisions: Iterable[str], dimension: int) -> dict[str, Stor
     if not formats:
         raise ValueError("no precision given: name at least one, such as float16 or int8")
     return formats
+
+
+def narrower_formats(formats: dict[str, StorageFormat], rescore: str) -> list[str]:
+    """The precisions that `rescore` adds bytes to; ValueError when it is unknown or adds to none."""
+    dimension = next(iter(formats.values())).dim
+    wide = StorageFormat(rescore, dimension)
+    narrower = [name for name, form in formats.items() if form.bytes_per_vector < wide.bytes_per_vector]
+    if not narrower:
+        raise ValueError(f"nothing to rescore: none of {', '.join(formats)} is narrower than {rescore}")
+    return narrower
+
+
+def retrieval_index(rescore: str | None, rescored: list[str], oversampling: int) -> dict[str, Any]:
+    """What results say of the search that scored retrieval tasks."""
+    found: dict[str, Any] = {
+        "search": "exact, packed codes",
+        "kernel": "native" if library.available() else "reference",
+    }
+    if rescore is not None:
+        found |= {"rescore": rescore, "oversampling": oversampling, "rescored": rescored}
+    return found
 
 
 def named_models(

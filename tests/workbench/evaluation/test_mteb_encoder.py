@@ -9,7 +9,7 @@ import torch
 from mteb.types import PromptType
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from bitembed_core.storage import PRECISIONS, StorageFormat
+from bitembed_core.storage import PRECISIONS
 from workbench.evaluation import EmbeddingCache, MtebEncoder
 
 STS = SimpleNamespace(name="sts_small", type="STS")
@@ -120,20 +120,3 @@ def test_mteb_mock_run(tiny_embedder):
         failures = {name: status for name, status in outcome.items() if status is not None}
         assert outcome.all_passed, failures
         assert len(failures) > 10
-
-
-@pytest.mark.parametrize("precision", ["int2", "int2-fitted", "binary-fitted", "float16"])
-def test_float_queries_score_like_packed_search(table_embedder, random_table, precision):
-    queries, documents = [f"query {i}" for i in range(4)], [f"text {i}" for i in range(9)]
-    table = random_table(queries + documents, dim=13)
-    encoder = MtebEncoder(EmbeddingCache(table_embedder(table)), precision, float_queries=True)
-    unit = {text: v / np.linalg.norm(v) for text, v in table.items()}
-    q = encoder.encode(loader(*queries), task_metadata=STS, prompt_type=PromptType.query)
-    d = encoder.encode(loader(*documents), task_metadata=STS, prompt_type=PromptType.document)
-    np.testing.assert_allclose(q, [unit[text] for text in queries], atol=1e-6)
-    packed = StorageFormat(precision, 13).encode(np.array([unit[t] for t in documents], dtype=np.float32))
-    np.testing.assert_allclose(
-        encoder.similarity(q, d), packed.scores(q), atol=1e-3 if precision == "float16" else 1e-5
-    )
-    neither = encoder.encode(loader(*documents), task_metadata=STS)
-    np.testing.assert_allclose(np.linalg.norm(neither, axis=1), 1, atol=1e-3)
