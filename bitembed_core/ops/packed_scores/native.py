@@ -12,6 +12,7 @@ from bitembed_core.quantizers import EPS
 
 MOST_COMPONENTS = 1 << 15  # sums stay in 32 bits
 VALUES_AT_ONCE = 1 << 24  # of candidates that are compared again
+DENSE = 64  # with fewer documents per candidate, comparing all is faster than taking the candidates out
 ROUNDING = 2e-6  # of a cosine in float32
 
 
@@ -95,13 +96,24 @@ def _rounded(queries_QD: NDArray[np.float32]) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def _compared_again(unit_QD: Tensor, rows_QC: Tensor, documents: Documents) -> Tensor:
-    """Scores (q, c) of every query with its own candidates, summed in float64: equal documents must get equal scores."""
+    """Scores (q, c) of every query with its own candidates, summed in float64: equal documents must get equal scores.
+
+    Documents that many queries have among their candidates are expanded once.
+    """
     scores_QC = torch.empty(rows_QC.shape)
-    step = max(1, VALUES_AT_ONCE // (rows_QC.shape[1] * unit_QD.shape[1]))
-    for start in range(0, len(unit_QD), step):
+    (queries, count), dim, n = rows_QC.shape, unit_QD.shape[1], len(documents.codes_NB)
+    if n <= min(queries * count, DENSE * count, VALUES_AT_ONCE // dim):
+        values_DN = reference.values(documents.codes_NB, documents.bits, documents.top, dim).double().T
+        for start in range(0, queries, VALUES_AT_ONCE // n):
+            part = slice(start, start + VALUES_AT_ONCE // n)
+            products = (unit_QD[part].double() @ values_DN).gather(1, rows_QC[part])
+            scores_QC[part] = products * documents.weight_N[rows_QC[part]]
+        return scores_QC
+    step = max(1, VALUES_AT_ONCE // (count * dim))
+    for start in range(0, queries, step):
         part = slice(start, start + step)
         codes_QCB = documents.codes_NB[rows_QC[part]]
-        values_QCD = reference.values(codes_QCB, documents.bits, documents.top, unit_QD.shape[1])
+        values_QCD = reference.values(codes_QCB, documents.bits, documents.top, dim)
         products = torch.einsum("qd,qcd->qc", unit_QD[part].double(), values_QCD.double())
         scores_QC[part] = products * documents.weight_N[rows_QC[part]]
     return scores_QC

@@ -62,6 +62,20 @@ def test_more_candidates_are_taken_while_there_is_doubt(monkeypatch) -> None:
     torch.testing.assert_close(best.scores, top, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["int8", "ternary-fitted", "binary"])
+def test_many_queries_share_expanded_documents(name, monkeypatch) -> None:
+    index = documents(name, 300, 70)
+    queries = np.random.default_rng(5).standard_normal((100, 70)).astype(np.float32)
+    together = index.best(queries, 20)
+    monkeypatch.setattr(native, "VALUES_AT_ONCE", 300 * 70)  # the documents, and the scores of 70 queries
+    in_parts = index.best(queries, 20)
+    monkeypatch.setattr(native, "DENSE", 0)
+    alone = index.best(queries, 20)
+    for other in (in_parts, alone):
+        assert torch.equal(together.scores, other.scores)
+        assert torch.equal(together.rows, other.rows)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_change_nothing(threads) -> None:
     index = documents("int2", 30000, 16)
