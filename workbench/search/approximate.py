@@ -81,8 +81,8 @@ class ApproximateSearch:
         if not len(vectors):
             raise ValueError("there are no vectors to build an approximate index from")
         sampled = np.linspace(0, len(vectors) - 1, min(len(vectors), MOST_SAMPLED)).astype(np.int64)
-        dim = vectors.format.dim
-        native = ENGINES[engine].build(kind, dim, directions(vectors[sampled]), _chunks(vectors))
+        sample_SD = directions(vectors[sampled])
+        native = ENGINES[engine].build(kind, vectors.format.kept, sample_SD, _chunks(vectors))
         return cls(native, f"{engine}:{kind}", vectors)
 
     def __len__(self) -> int:
@@ -96,7 +96,8 @@ class ApproximateSearch:
         self, queries: NDArray[np.floating], top: int = 10, among: NDArray[np.integer] | None = None
     ) -> Found:
         """See `VectorSearch.best`. What `among` leaves out is dropped from a longer list."""
-        queries_QD = unit_rows(checked_queries(queries, self.dimension, top)).astype(np.float32)
+        queries = checked_queries(queries, self.dimension, top)
+        queries_QD = unit_rows(queries[:, : self._vectors.format.kept]).astype(np.float32)
         if among is None:
             return self._native.nearest(queries_QD, min(top, len(self)))
         overfetch = min(len(self) / max(1, len(among)), MOST_OVERFETCH)
@@ -140,7 +141,7 @@ class ApproximateSearch:
             raise ValueError(
                 f"{file} is damaged or does not belong to {description.name}; delete both, and the index is built again"
             )
-        return cls(ENGINES[engine].load(file, kind, vectors.format.dim), f"{engine}:{kind}", vectors)
+        return cls(ENGINES[engine].load(file, kind, vectors.format.kept), f"{engine}:{kind}", vectors)
 
 
 def approximate_search(
@@ -168,9 +169,9 @@ def engine_and_kind(name: str) -> tuple[str, str]:
 
 
 def directions(vectors: PackedEmbeddings) -> NDArray[np.float32]:
-    """Float32 (n, d): their inner products with unit queries are the scores of exact search."""
+    """Float32 (n, kept): their inner products with unit queries are the scores of exact search."""
     scheme = vectors.format.scheme
-    values_ND = vectors.decode()
+    values_ND = vectors.decode()[:, : vectors.format.kept]
     return values_ND if scheme is not None and scheme.fitted else unit_rows(values_ND).astype(np.float32)
 
 
