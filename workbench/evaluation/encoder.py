@@ -153,9 +153,8 @@ class MtebEncoder(FloatEncoder):
     def index(self, corpus: Any, **options: Any) -> None:
         """Store the documents of a retrieval task; see mteb's `SearchProtocol`."""
         self._retrieval.index(corpus, **options)
-        self._retrieval.task_corpus = {
-            "id": list(corpus["id"])
-        }  # mteb looks ids up singly, in a lazy column that is slow
+        ids = list(corpus["id"])  # mteb would look them up one by one in a column that is read lazily
+        self._retrieval.task_corpus = {"id": ids}
 
     def search(self, queries: Any, **options: Any) -> dict[str, dict[str, float]]:
         """Scores by query and document, of the best documents; see mteb's `SearchProtocol`."""
