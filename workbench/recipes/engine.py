@@ -16,6 +16,7 @@ from bitembed_core import BitEmbedder
 from bitembed_core.conversion import zero_share
 from workbench.recipes.batches import BatchSchedule, ExampleBatch
 from workbench.recipes.checkpoints import load_checkpoint, save_checkpoint, trained_parameters
+from workbench.recipes.chunked import chunked_losses
 from workbench.recipes.distributed import rank, sum_over_processes, world_size
 from workbench.recipes.forward import Embedded, Encoder, Tokens, embed_batch, forward_dtype, tokenize_batch
 from workbench.recipes.objective import Objective
@@ -158,19 +159,34 @@ class Training:
     def backward(self, part: ExampleBatch) -> tuple[dict[str, Tensor], int]:
         """Add the gradients of a micro-batch; returns its losses by name and the number of its tokens."""
         tokens = tokenize_batch(self.student, part, self.config.max_length)
-        student = embed_batch(self.encoder, tokens, len(part), self.dtype)
-        teacher = self.imitated(part, tokens) if self.teacher is not None else None
-        losses = self.objective(student, teacher, part.in_batch)
-        loss = torch.stack(list(losses.terms.values())).sum()
-        self.accelerator.backward(loss / self.config.accumulation)
-        return {"loss": loss, **losses.terms, **losses.by_bits}, int(tokens["attention_mask"].sum())
+        teacher_tokens = tokens
+        if self.teacher is not None and not self.same_tokens:
+            teacher_tokens = tokenize_batch(self.teacher, part, self.config.max_length)
+        if self.config.chunk is None or self.config.chunk >= len(tokens["input_ids"]):
+            student = embed_batch(self.encoder, tokens, len(part), self.dtype)
+            teacher = self.imitated(part, teacher_tokens) if self.teacher is not None else None
+            losses = self.objective(student, teacher, part.in_batch)
+            total = torch.stack(list(losses.terms.values())).sum()
+            self.accelerator.backward(total / self.config.accumulation)
+        else:
+            losses = chunked_losses(
+                self.objective,
+                self.encoder,
+                tokens,
+                (self.teacher_encoder, teacher_tokens) if self.teacher is not None else None,
+                len(part),
+                part.in_batch,
+                self.config.chunk,
+                self.dtype,
+                1 / self.config.accumulation,
+                self.accelerator.no_sync,
+            )
+            total = torch.stack(list(losses.terms.values())).sum()
+        return {"loss": total, **losses.terms, **losses.by_bits}, int(tokens["attention_mask"].sum())
 
     @torch.no_grad()
     def imitated(self, part: ExampleBatch, tokens: Tokens) -> Embedded:
         """What the teacher makes of the same texts: one forward gives embeddings and attention states."""
-        assert self.teacher is not None
-        if not self.same_tokens:
-            tokens = tokenize_batch(self.teacher, part, self.config.max_length)
         return embed_batch(self.teacher_encoder, tokens, len(part), self.dtype)
 
     def check_finite(self, step: int, batch: ExampleBatch, values: dict[str, float]) -> None:

@@ -81,17 +81,23 @@ def embed_batch(encoder: nn.Module, tokens: Tokens, size: int, dtype: torch.dtyp
     rows, groups = group_by_length(tokens)
     with autocast(tokens["input_ids"].device, dtype):
         grouped_ND, states = encoder(groups)
-    embeddings_ND = grouped_ND[rows.argsort()]
-    queries, positives, negatives = embeddings_ND.tensor_split((size, 2 * size))
-    negatives_BKD = negatives.unflatten(0, (size, -1)) if len(negatives) else None
-    batch = EmbeddingBatch(queries, positives, negatives_BKD)
+    batch = as_batch(grouped_ND[rows.argsort()], size)
     return Embedded(batch, states, [group["attention_mask"] for group in groups])
 
 
-def group_by_length(tokens: Tokens) -> tuple[Tensor, list[Tokens]]:
+def as_batch(embeddings_ND: Tensor, size: int) -> EmbeddingBatch:
+    """Embeddings (N, d) of the texts of `size` examples, in the order of `tokenize_batch`."""
+    queries, positives, negatives = embeddings_ND.tensor_split((size, 2 * size))
+    return EmbeddingBatch(queries, positives, negatives.unflatten(0, (size, -1)) if len(negatives) else None)
+
+
+def group_by_length(tokens: Tokens, most: int | None = None) -> tuple[Tensor, list[Tokens]]:
     """Cut (N, T) tokens into groups of up to 8, 16, 32, 64, ... tokens, each padded to its own longest text.
 
     On real pairs of questions and documents padding would otherwise take much of the arithmetic.
+
+    Args:
+        most: texts in a group.
 
     Returns:
         the rows (N,) of `tokens` in the order of the groups, and the groups.
@@ -101,11 +107,16 @@ def group_by_length(tokens: Tokens) -> tuple[Tensor, list[Tokens]]:
     for row, length in enumerate(lengths_N):
         members.setdefault((max(length, SHORTEST_GROUP) - 1).bit_length(), []).append(row)
     rows, groups = [], []
-    for _, group_rows in sorted(members.items()):
+    for group_rows in (part for _, group in sorted(members.items()) for part in _parts(group, most)):
         longest = padded_length(max(lengths_N[row] for row in group_rows))
         groups.append({name: tensor[group_rows, :longest] for name, tensor in tokens.items()})
         rows += group_rows
     return torch.tensor(rows, device=tokens["input_ids"].device), groups
+
+
+def _parts(rows: list[int], most: int | None) -> list[list[int]]:
+    step = most or len(rows)
+    return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -84,7 +84,7 @@ class Objective:
         """The losses of a micro-batch, on this process's part of it.
 
         Candidates come from all processes, and the mean over processes of each loss is the loss of the
-        joined batch.
+        joined batch. Without attention states there is no loss of relations.
         """
         offset = rank() * len(student.batch.queries)
         terms = MultiPrecisionLoss(
@@ -106,7 +106,7 @@ class Objective:
             if terms.asymmetric_distillation:
                 asymmetric = asymmetric + self.similarity_weight * _mean(terms.asymmetric_distillation)
             losses["float_queries"] = self.float_queries_weight * asymmetric
-        if teacher is not None and self.relation_weight:
+        if teacher is not None and student.states:
             losses["relations"] = self.relation_weight * self.relations(student, teacher)
         if teacher is not None and self.regression_weight:
             regression = EmbeddingRegression()(_all_texts(student.batch), _all_texts(teacher.batch))
@@ -122,8 +122,12 @@ class Objective:
         }
         return Losses(losses, by_bits if len(by_bits) > 1 else {})
 
-    def relations(self, student: Embedded, teacher: Embedded) -> Tensor:
-        """`L_attn`, scaled so that its mean over processes is the mean over the tokens of all of them."""
+    def relations(self, student: Embedded, teacher: Embedded, all_tokens: Tensor | None = None) -> Tensor:
+        """`L_attn`, scaled so that its mean over processes is the mean over the tokens of all of them.
+
+        Args:
+            all_tokens: how many those are, by default the ones of `student` and of the other processes' students.
+        """
         divergence = AttentionRelationDistillation(self.relation_heads, self.relation_temperature)
         tokens = torch.stack([mask_BT.sum() for mask_BT in student.masks])
         losses = torch.stack(
@@ -132,7 +136,9 @@ class Objective:
                 for ours, theirs, mask_BT in zip(student.states, teacher.states, student.masks, strict=True)
             ]
         )
-        return world_size() * (losses * tokens).sum() / sum_over_processes(tokens.sum())
+        if all_tokens is None:
+            all_tokens = sum_over_processes(tokens.sum())
+        return world_size() * (losses * tokens).sum() / all_tokens
 
 
 def gather_candidates(batch: EmbeddingBatch) -> EmbeddingBatch:

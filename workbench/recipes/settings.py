@@ -29,6 +29,10 @@ class TrainingConfig:
     accumulation: int = option(
         1, "micro-batches in a step; in-batch negatives come from the own micro-batch only"
     )
+    chunk: int | None = option(
+        None,
+        "texts that go through the model at once, for batches larger than memory (GradCache); none for all",
+    )
     learning_rate: float = option(3e-5, "peak learning rate (paper: 5e-6 for the teacher, 3e-5 in stage 2)")
     warmup_share: float = option(0.1, "share of the steps in which the learning rate rises from 0")
     decay: Literal["cosine", "linear", "constant"] = option(
@@ -83,6 +87,8 @@ class TrainingConfig:
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk must be at least 1 text, not {self.chunk}")
         positive = ("learning_rate", "temperature", "max_grad_norm")
         for name in positive:
             if not getattr(self, name) > 0:

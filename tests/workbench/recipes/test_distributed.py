@@ -47,6 +47,9 @@ def test_two_processes_are_one(
 
     losses_agree(records(one / "float"), records(two / "float"), rel=1e-5)
     gradients_agree(one / "float", two / "float")
+    for processes in (one, two):  # a step in chunks is a step
+        losses_agree(records(one / "float"), records(processes / "chunked"), rel=1e-5)
+        gradients_agree(one / "float", processes / "chunked")
     # Less exactly: a last bit that padding changed may push an activation over a rounding step.
     losses_agree(records(one / "ternary")[:1], records(two / "ternary")[:1], rel=2e-3)
 

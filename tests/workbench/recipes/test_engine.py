@@ -37,6 +37,7 @@ class TinyConfig(TrainingConfig):
     relation_weight: float = option(10.0, "weight")
     relation_heads: int = option(4, "heads")
     regression_weight: float = option(0.5, "weight")
+    spread_out_weight: float = option(0.0, "weight")
 
 
 CONTRASTIVE_ONLY: dict[str, Any] = {
@@ -174,6 +175,32 @@ def test_micro_batches_give_the_mean_of_their_gradients(make_training: Make) -> 
     assert seen.gradients.keys() == expected.keys()
     for name, gradient in seen.gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_chunks_give_the_gradients_of_the_whole_batch(make_training: Make, chunk: int) -> None:
+    config = TinyConfig(max_grad_norm=1e9, spread_out_weight=0.1)
+    whole, parts = (
+        gradients_of_step(make_training(replace(config, chunk=size), ternary=False), step=0)
+        for size in (None, chunk)
+    )
+    for name in ("loss", "contrastive", "similarity", "relations", "regression", "spread_out"):
+        assert parts.record[name] == pytest.approx(whole.record[name], rel=1e-5), name
+    assert parts.gradients.keys() == whole.gradients.keys()
+    for name, gradient in whole.gradients.items():
+        torch.testing.assert_close(parts.gradients[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_no_chunk_is_larger_than_asked_for(make_training: Make) -> None:
+    training = make_training(TinyConfig(chunk=3, **CONTRASTIVE_ONLY))
+    seen: list[int] = []
+    training.student.model.register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    training.step(0)
+    assert max(seen) == 3
+    texts = 2 * 8 + sum(map(len, training.schedule.batch(0).negatives))
+    assert sum(seen) == 2 * texts  # each goes through the model twice
 
 
 def slow_info_nce(training: Training, queries: Any, positives: Any, negatives: Any) -> Tensor:

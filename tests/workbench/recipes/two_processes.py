@@ -7,6 +7,7 @@ Takes two steps with every loss switched on, and writes the records and the grad
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -51,17 +52,18 @@ def examples() -> ExampleSource:
     return ExampleSource("made up", "made up", "none", rows)
 
 
-def train(student_folder: str, teacher_folder: str, out: Path, ternary: bool) -> None:
+def train(student_folder: str, teacher_folder: str, out: Path, ternary: bool, chunk: int | None) -> None:
+    config = replace(CONFIG, chunk=chunk)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     student = BitEmbedder.from_pretrained(student_folder, device="cpu")
     if ternary:
         student.convert()
     if accelerator.is_main_process:
-        Run.create(out / "run", CONFIG)
+        Run.create(out / "run", config)
     accelerator.wait_for_everyone()
     training = Training(
         stage="distill",
-        config=CONFIG,
+        config=config,
         run=Run(out / "run"),
         accelerator=accelerator,
         schedule=BatchSchedule([examples()], CONFIG.batch_size, CONFIG.seed, CONFIG.hard_negatives),
@@ -86,7 +88,7 @@ def train(student_folder: str, teacher_folder: str, out: Path, ternary: bool) ->
 if __name__ == "__main__":
     set_seed(0)
     student_path, teacher_path, result = sys.argv[1:]
-    for name in ("float", "ternary"):
+    for name, chunk in (("float", None), ("ternary", None), ("chunked", 3)):
         folder = Path(result, name)
         folder.mkdir(parents=True, exist_ok=True)
-        train(student_path, teacher_path, folder, ternary=name == "ternary")
+        train(student_path, teacher_path, folder, name == "ternary", chunk)
