@@ -27,6 +27,7 @@ with app.setup:
         settings_form,
         training_page,
     )
+    from workbench.recipes.presets import DISTILL_RECIPES
     from workbench.recipes.stages import StagesConfig, teach_and_distill, untrained
 
 
@@ -46,7 +47,7 @@ def _():
 @app.cell
 def _():
     log_to_console()
-    config, run_now = parse_config(StagesConfig)
+    config, run_now = parse_config(StagesConfig, recipes=DISTILL_RECIPES)
     return config, run_now
 
 

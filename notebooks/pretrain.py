@@ -18,6 +18,7 @@ with app.setup:
         settings_form,
         training_page,
     )
+    from workbench.recipes.presets import PRETRAIN_RECIPES
     from workbench.recipes.pretrain import PretrainConfig, pretrain
     from workbench.recipes.stages import origin_of, whole_run
 
@@ -39,7 +40,7 @@ def _():
 @app.cell
 def _():
     log_to_console()
-    config, run_now = parse_config(PretrainConfig)
+    config, run_now = parse_config(PretrainConfig, recipes=PRETRAIN_RECIPES)
     return config, run_now
 
 

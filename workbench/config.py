@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -40,7 +40,11 @@ def result_fields(config: Any) -> dict[str, Any]:
     }
 
 
-def parse_config(config_class: type[Config], argv: Sequence[str] | None = None) -> tuple[Config, bool]:
+def parse_config(
+    config_class: type[Config],
+    argv: Sequence[str] | None = None,
+    recipes: Mapping[str, Any] | None = None,
+) -> tuple[Config, bool]:
     """Build a `config_class` from the command line; also say whether to start working at once.
 
     Field `max_length` becomes `--max-length`. Supported types: str, int, float, int | str, bool (`--x`,
@@ -48,7 +52,8 @@ def parse_config(config_class: type[Config], argv: Sequence[str] | None = None) 
     value is `--run` or `--no-run`, and defaults to True in a script, where nobody can press a button. There,
     progress is also logged to the terminal, since marimo's progress bars do not show.
 
-    `argv` replaces the arguments found as the module describes. Wrong arguments, and values that the
+    `argv` replaces the arguments found as the module describes. `recipes`, configurations by name, add `--recipe NAME`: its
+    fields are the defaults then, as far as `config_class` has them. Wrong arguments, and values that the
     dataclass itself refuses with a ValueError, print the usage and exit with 2; in a page or an app, which an
     exit would take away, they raise ValueError instead.
     """
@@ -69,7 +74,14 @@ def parse_config(config_class: type[Config], argv: Sequence[str] | None = None) 
         default=life == "script",
         help="start at once instead of waiting for the button (the default in a script)",
     )
-    values = vars(parser.parse_args(found if argv is None else argv))
+    arguments = found if argv is None else argv
+    if recipes:
+        parser.add_argument("--recipe", choices=list(recipes), help="take the defaults from these settings")
+        name = parser.parse_known_args(arguments)[0].recipe
+        if name is not None:
+            parser.set_defaults(**_shared_fields(recipes[name], config_class))
+    values = vars(parser.parse_args(arguments))
+    values.pop("recipe", None)
     if life == "script":
         _log_to_terminal()
     run_now = values.pop("run")
@@ -77,6 +89,11 @@ def parse_config(config_class: type[Config], argv: Sequence[str] | None = None) 
         return config_class(**values), run_now
     except ValueError as error:
         parser.error(str(error))
+
+
+def _shared_fields(config: Any, config_class: type) -> dict[str, Any]:
+    names = {item.name for item in fields(config_class)}
+    return {item.name: getattr(config, item.name) for item in fields(config) if item.name in names}
 
 
 def to_arguments(config: Any) -> list[str]:

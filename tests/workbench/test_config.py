@@ -73,6 +73,27 @@ def test_help_shows_text_and_default(capsys: pytest.CaptureFixture[str]) -> None
     assert "bits [1,2]" in shown
 
 
+@dataclass(frozen=True)
+class Preset:
+    """Some fields of Settings, and one of its own."""
+
+    max_length: int = 32
+    bits: tuple[int, ...] = (8,)
+    elsewhere: str = "ignored"
+
+
+def test_recipes_replace_defaults_and_arguments_win(capsys: pytest.CaptureFixture[str]) -> None:
+    recipes = {"short": Preset()}
+    assert parse_config(Settings, [], recipes)[0] == Settings()
+    config, _ = parse_config(Settings, ["--recipe", "short", "--bits", "4"], recipes)
+    assert config == Settings(max_length=32, bits=(4,))
+    with pytest.raises(SystemExit):
+        parse_config(Settings, ["--recipe", "long"], recipes)
+    assert "invalid choice: 'long'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_config(Settings, ["--recipe", "short", "--max-length", "0"], recipes)
+
+
 def test_unknown_field_type_is_a_type_error() -> None:
     @dataclass(frozen=True)
     class Bad:
