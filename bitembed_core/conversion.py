@@ -165,16 +165,6 @@ def use_kernel(model: nn.Module, name: str) -> str:
     return kernel.name if is_ternary(model) else "float"
 
 
-def zero_share(model: nn.Module) -> float:
-    """Share of the ternary weights of `model` that are zero."""
-    zeros = total = 0
-    for _, module in bit_linears(model):
-        codes, _ = module.ternary()
-        zeros += int((codes == 0).sum())
-        total += codes.numel()
-    return zeros / total if total else 0.0
-
-
 def conversion_report(model: PreTrainedModel) -> ConversionReport:
     """List what is ternary in a converted `model` and what stays in floating point, with the reason."""
     ternary = dict(bit_linears(model))

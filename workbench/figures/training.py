@@ -85,6 +85,15 @@ ZERO_SHARE = _Panel(
     smooth=False,
     reference=(GAUSSIAN_ZERO_SHARE, "Gaussian weights: 31 %"),
 )
+FLIP_SHARE = _Panel(
+    (_Line("flip_share", "weights that a step changes", BLUE),), axis="changed weights", log=True
+)
+DEV = _Panel(
+    (_Line("dev_retention", "held-out retrieval, share of the teacher", GREEN),),
+    axis="dev retention",
+    percent=True,
+    smooth=False,
+)
 GRADIENT = _Panel(
     (_Line("grad_norm", "gradient norm before clipping", ORANGE),), axis="gradient norm", log=True
 )
@@ -110,14 +119,15 @@ def loss_curves(records: Sequence[Record]) -> go.Figure:
 
 
 def training_health(records: Sequence[Record]) -> go.Figure:
-    """Share of zero weights, gradient norm, and how heavily relations weigh against the contrastive loss.
+    """Retrieval on held-out text, zero and changing weights, gradient norm, and how heavily relations weigh against the
+    contrastive loss.
 
-    A zero share that drifts to 0 or 1 means that the weights are losing their third value. A relation loss
-    far above the contrastive one swamps it. Panels without data are left out.
+    A zero share that drifts to 0 or 1 means that the weights are losing their third value; weights that go on changing
+    have not settled. A relation loss far above the contrastive one swamps it. Panels without data are left out.
     """
     title = "Training health"
-    subtitle = "zeros among the ternary weights, size of the gradient, balance of the losses"
-    return _panels(records, (ZERO_SHARE, GRADIENT, RATIO), title, subtitle, pixels=170)
+    subtitle = "ternary weights, size of the gradient, balance of the losses"
+    return _panels(records, (DEV, ZERO_SHARE, FLIP_SHARE, GRADIENT, RATIO), title, subtitle, pixels=170)
 
 
 def _panels(

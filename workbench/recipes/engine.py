@@ -13,15 +13,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bitembed_core import BitEmbedder
-from bitembed_core.conversion import zero_share
 from workbench.recipes.batches import BatchSchedule, ExampleBatch
 from workbench.recipes.checkpoints import load_checkpoint, save_checkpoint, trained_parameters
 from workbench.recipes.chunked import chunked_losses
+from workbench.recipes.dev_set import DevSet
 from workbench.recipes.distributed import rank, sum_over_processes, world_size
 from workbench.recipes.forward import Embedded, Encoder, Tokens, embed_batch, forward_dtype, tokenize_batch
 from workbench.recipes.objective import Objective
 from workbench.recipes.optimizer import learning_rate_factor, make_optimizer
 from workbench.recipes.settings import Record, TrainingConfig
+from workbench.recipes.watch import WeightWatch
 from workbench.runs import Run
 
 logger = logging.getLogger("bitembed")
@@ -53,9 +54,11 @@ class Training:
     objective: Objective
     student: BitEmbedder
     teacher: BitEmbedder | None = None
+    dev_set: DevSet | None = None
 
     def __post_init__(self) -> None:
         self.stages_before = list(self.student.provenance.stages)
+        self.teacher_dev_ndcg: float | None = None
         if self.config.batch_size % (self.config.accumulation * world_size()):
             raise ValueError(
                 f"batch_size {self.config.batch_size} does not divide into {self.config.accumulation} "
@@ -68,6 +71,7 @@ class Training:
         self.optimizer = make_optimizer(
             self.student.model, self.config.learning_rate, self.config.weight_decay
         )
+        self.watch = WeightWatch(self.student.model)
         self.encoder: nn.Module = self.accelerator.prepare_model(Encoder(self.student, student_layer))
         if self.teacher is not None:
             self.teacher.model.eval().requires_grad_(False)
@@ -94,18 +98,24 @@ class Training:
         """Train from the newest checkpoint, or from the beginning; one record per step.
 
         What a record tells of is on disk when it is yielded. The last step also writes the embedder; a run
-        that had come to its end yields its last record again.
+        that had come to its end yields its last record again. A run may end before its last step (`patience`).
         """
         checkpoints = self.run.checkpoints()
         done = load_checkpoint(checkpoints[-1], self.student.model, self.optimizer) if checkpoints else 0
         if self.accelerator.is_main_process:
             self.run.keep_records(done)
-        if done == self.config.steps:
+        self.watch.look()  # flips are counted from where the checkpoint left off
+        so_far = self.run.records()[:done]
+        if so_far and "latent" in so_far[-1]:
             self.export()
-            yield self.run.records()[-1]
+            yield so_far[-1]
+            return
+        scores = [float(record["dev_ndcg"]) for record in so_far if "dev_ndcg" in record]
         for step in range(done, self.config.steps):
-            record = self.step(step)
-            is_last = step + 1 == self.config.steps
+            record = self.step(step) | self.measured(step + 1)
+            if "dev_ndcg" in record:
+                scores.append(float(record["dev_ndcg"]))
+            is_last = step + 1 == self.config.steps or self.without_progress(scores)
             if is_last:
                 record |= self.folders
             self.report(record)
@@ -114,6 +124,27 @@ class Training:
             if is_last:
                 self.export()
             yield record
+            if is_last:
+                return
+
+    def measured(self, step: int) -> Record:
+        """The score on held-out examples after `step` steps, if it is due."""
+        every = self.config.dev_every
+        if self.dev_set is None or every is None or (step % every and step != self.config.steps):
+            return {}
+        score = self.dev_set.ndcg(self.student, self.config.max_length)
+        if self.teacher is None:
+            return {"dev_ndcg": score}
+        if self.teacher_dev_ndcg is None:
+            self.teacher_dev_ndcg = self.dev_set.ndcg(self.teacher, self.config.max_length)
+        return {"dev_ndcg": score, "dev_retention": score / max(self.teacher_dev_ndcg, 1e-9)}
+
+    def without_progress(self, scores: list[float]) -> bool:
+        """Whether the last `patience` scores are no better than the best one before them."""
+        patience = self.config.patience
+        if patience is None or len(scores) <= patience:
+            return False
+        return max(scores[-patience:]) <= max(scores[:-patience])
 
     def step(self, step: int) -> Record:
         """One optimiser step; `step` counts from 0, the record's from 1."""
@@ -152,7 +183,7 @@ class Training:
             "grad_norm": grad_norm,
             "lr": config.learning_rate * factor,
             "tokens_per_second": tokens / seconds,
-            "zero_share": zero_share(self.student.model),
+            **self.watch.look(),
             "seconds": seconds,
         }
 
@@ -249,7 +280,7 @@ class Training:
             numbers = {name: value for name, value in record.items() if not isinstance(value, str)}
             self.accelerator.log(numbers, step=step)
         if step % self.config.log_every == 0 or step in (1, self.config.steps):
-            names = ("loss", "contrastive", "similarity", "relations", "regression", "grad_norm")
+            names = ("loss", "contrastive", "similarity", "relations", "regression", "grad_norm", "dev_ndcg")
             shown = "  ".join(f"{name} {record[name]:.4g}" for name in names if name in record)
             logger.info(
                 "%s %d/%d  %s  %.0f tokens/s",

@@ -7,11 +7,13 @@ from workbench.config import option
 
 Record = dict[str, float | int | str]
 """One step of training: step (from 1), steps, stage, source, loss, relation_ratio, grad_norm (before
-clipping), lr, tokens_per_second (padding not counted), zero_share (of the ternary weights) and seconds.
+clipping), lr, tokens_per_second (padding not counted), zero_share and flip_share (of the ternary weights:
+those that are zero, and those that this step changed) and seconds.
 The terms of the loss that are on are there by name, each times its weight: contrastive, similarity,
 relations, regression, spread_out; with several output precisions also contrastive_1bit, contrastive_int2-fitted and so on.
-relation_ratio is relations / contrastive. The last record of a run also has the folders that it wrote:
-latent and, if ternary, model."""
+relation_ratio is relations / contrastive. Every `dev_every` steps there is dev_ndcg, nDCG@10 on examples held
+out of training, and with a teacher dev_retention, the share of its own. The last record of a run also has the
+folders that it wrote: latent and, if ternary, model."""
 
 TRIPLETS_HELP = (
     "examples with hard negatives: a mix, source names with commas, a JSONL or Parquet file, hub:<data set>"
@@ -61,6 +63,13 @@ class TrainingConfig:
         "auto", "arithmetic of the forward pass; auto is bfloat16 where the processor computes in it"
     )
     seed: int = option(0, "decides the order of the examples")
+    dev_every: int | None = option(
+        None, "steps between measurements of retrieval on held-out examples; none for never"
+    )
+    dev_examples: int = option(300, "examples that are held out for that")
+    patience: int | None = option(
+        None, "stop after so many measurements without a better one; none trains to the end"
+    )
     save_every: int = option(
         200, "steps between checkpoints; there is always one at the end", changes_result=False
     )
@@ -83,12 +92,16 @@ class TrainingConfig:
             "save_every",
             "keep_checkpoints",
             "log_every",
+            "dev_examples",
         )
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"chunk must be at least 1 text, not {self.chunk}")
+        for name in ("chunk", "dev_every", "patience"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, or none, not {getattr(self, name)}")
+        if self.patience is not None and self.dev_every is None:
+            raise ValueError("patience counts measurements on held-out examples: set dev_every too")
         positive = ("learning_rate", "temperature", "max_grad_norm")
         for name in positive:
             if not getattr(self, name) > 0:

@@ -19,6 +19,7 @@ from workbench.catalog.sources import TRIPLETS
 from workbench.catalog.task_folder import read_task_folder
 from workbench.catalog.tasks import available_tasks
 from workbench.recipes.batches import BatchSchedule
+from workbench.recipes.dev_set import DevSet
 from workbench.recipes.engine import Training
 from workbench.recipes.mining import mine_negatives
 from workbench.recipes.objective import Objective
@@ -91,6 +92,9 @@ def run_stage(
         student = load_embedder(config.backbone, device=device, trainable=True)
         teacher = load_embedder(teacher_name, device=device) if teacher_name is not None else None
         sources = load_sources(examples, config, miner=teacher or student)
+    dev_set = None
+    if config.dev_every is not None:
+        dev_set, sources = DevSet.hold_out(sources, config.dev_examples, config.seed)
     schedule = BatchSchedule(sources, config.batch_size, config.seed, examples.hard_negatives)
     if conversion is not None and not student.is_ternary:
         texts = sample_texts(sources, conversion.calibration_texts, config.seed)
@@ -101,7 +105,7 @@ def run_stage(
     if teacher is not None and teacher.rotation is None and teacher.dimension == student.dimension:
         teacher.rotation = student.rotation  # or imitating its vectors would undo the student's
     objective = Objective.of(config)
-    training = Training(stage, config, run, accelerator, schedule, objective, student, teacher)
+    training = Training(stage, config, run, accelerator, schedule, objective, student, teacher, dev_set)
     if accelerator.is_main_process:
         if not config.resume:
             Run.create(config.out, config, config.overwrite)

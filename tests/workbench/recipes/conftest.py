@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from bitembed_core import BitEmbedder
 from workbench.catalog.example import Example, ExampleSource
 from workbench.recipes.batches import BatchSchedule
+from workbench.recipes.dev_set import DevSet
 from workbench.recipes.engine import Training
 from workbench.recipes.objective import Objective
 from workbench.recipes.settings import TrainingConfig
@@ -66,6 +67,7 @@ def make_training(
     def make(
         config: TrainingConfig, ternary: bool = True, sources: list[ExampleSource] | None = None
     ) -> Training:
+        dev_set = None
         student = make_embedder("bert")
         if ternary:
             student.convert()
@@ -73,6 +75,8 @@ def make_training(
         if not run.exists:
             run = Run.create(run.path, config)
         sources = sources or [make_source("a", 64, negatives=2), make_source("b", 40, seed=1)]
+        if config.dev_every is not None:
+            dev_set, sources = DevSet.hold_out(sources, config.dev_examples, config.seed)
         hard_negatives = getattr(config, "hard_negatives", 0)
         objective = Objective.of(config)
         return Training(
@@ -84,6 +88,7 @@ def make_training(
             objective=objective,
             student=student,
             teacher=make_teacher() if objective.imitates else None,
+            dev_set=dev_set,
         )
 
     return make

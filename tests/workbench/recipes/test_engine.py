@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitembed_core.quantizers import quantize_weight
 from workbench.config import option
+from workbench.recipes.dev_set import DevSet
 from workbench.recipes.engine import Training, TrainingDiverged
 from workbench.recipes.settings import Record, TrainingConfig
 
@@ -74,6 +75,33 @@ def test_ten_steps_are_five_and_a_resume_and_five(make_training: Make) -> None:
     assert [path.name for path in resumed.run.checkpoints()] == ["step-000005", "step-000010"]
 
 
+def test_held_out_examples_are_measured_now_and_then(make_training: Make) -> None:
+    training = make_training(TinyConfig(steps=5, dev_every=2, dev_examples=8))
+    records = list(training.records())
+    assert [r["step"] for r in records if "dev_ndcg" in r] == [2, 4, 5]
+    dev = training.dev_set
+    expected = dev.ndcg(training.student, 40)
+    assert records[-1]["dev_ndcg"] == expected
+    assert records[-1]["dev_retention"] == pytest.approx(expected / dev.ndcg(training.teacher, 40))
+
+
+def test_training_stops_when_the_dev_score_no_longer_grows(
+    make_training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.1, 0.5, 0.4, 0.5: at the second one without a better score."""
+    config = TinyConfig(steps=10, dev_every=1, dev_examples=8, patience=2, save_every=2, **CONTRASTIVE_ONLY)
+    scores = iter([0.1, 0.5, 0.4, 0.5, 0.9])
+    monkeypatch.setattr(DevSet, "ndcg", lambda *_: next(scores))
+    interrupted = list(islice(make_training(config).records(), 2))
+    stopped = make_training(config)  # it remembers the scores before the interruption
+    records = interrupted + list(stopped.records())
+    assert [r["dev_ndcg"] for r in records] == [0.1, 0.5, 0.4, 0.5]
+    assert stopped.run.finished
+    assert [path.name for path in stopped.run.checkpoints()][-1] == "step-000004"
+    again = list(make_training(config).records())
+    assert [(r["step"], r["latent"]) for r in again] == [(4, str(stopped.run.latent))]
+
+
 def test_a_finished_run_yields_its_last_record_again(make_training: Make) -> None:
     config = TinyConfig(steps=2, **CONTRASTIVE_ONLY)
     last = list(make_training(config).records())[-1]
@@ -99,6 +127,10 @@ def test_the_record_says_what_happened(make_training: Make) -> None:
     assert record["zero_share"] == pytest.approx(
         sum(int((c == 0).sum()) for c in codes) / sum(c.numel() for c in codes), abs=0.01
     )
+    now = [quantize_weight(m.weight)[0] for m in training.student.model.modules() if hasattr(m, "ternary")]
+    flips = sum(int((new != old).sum()) for new, old in zip(now, codes, strict=True))
+    assert flips > 0
+    assert record["flip_share"] == pytest.approx(flips / sum(c.numel() for c in codes))
     batch = training.schedule.batch(0)
     texts = [*batch.queries, *batch.positives, *(text for chosen in batch.negatives for text in chosen)]
     tokens = sum(min(len(text) + 2, 40) for text in texts)  # one a byte, <cls> and <sep>
