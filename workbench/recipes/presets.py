@@ -83,12 +83,13 @@ MINILM_FULL = Recipe(
         rotation="random",
         float_queries_weight=1.0,
         regression_weight=5.0,
-        contrastive_weight=0.05,
-        similarity_weight=0.3,
+        contrastive_weight=0.2,
+        similarity_weight=1.0,  # it is from these two that the low-bit formats learn
         relation_weight=1.0,
         relation_heads=12,
         relation_temperature=0.1,
         tasks="offline",
+        dev_every=100,
         save_every=100,
     ),
 )
