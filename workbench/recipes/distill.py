@@ -26,7 +26,7 @@ class DistillConfig(TrainingConfig):
     mining_margin: float = option(
         0.95, "a mined negative scores below this share of the positive's score (NV-Retriever: 0.95)"
     )
-    sites: Literal["all", "output"] = option(
+    sites: Literal["all", "output", "none"] = option(
         "all", "where a plain backbone gets its norms when it is converted"
     )
     calibration_texts: int = option(256, "texts that set the gains of the new norms; 0 takes random tokens")

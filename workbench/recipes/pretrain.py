@@ -21,8 +21,9 @@ class PretrainConfig(TrainingConfig):
     pairs: str = option(
         "offline", "text pairs: a mix, source names joined by commas, a JSONL or Parquet file, hub:..."
     )
-    sites: Literal["all", "output"] = option(
-        "all", "norms before every ternary linear (released checkpoints), or two per block (paper, Eq 3)"
+    sites: Literal["all", "output", "none"] = option(
+        "all",
+        "norms before every ternary linear (released checkpoints), two per block (paper, Eq 3), or none",
     )
     calibration_texts: int = option(256, "texts that set the gains of the new norms; 0 takes random tokens")
     teacher: str | None = option(

@@ -48,7 +48,7 @@ class Examples:
 class Conversion:
     """How a backbone that is not ternary yet becomes so."""
 
-    sites: Literal["all", "output"]
+    sites: Literal["all", "output", "none"]
     calibration_texts: int
 
 
