@@ -105,6 +105,8 @@ def storage_versus_accuracy(results: Results, dimension: int | None = None) -> g
     dimension = dimension if dimension is not None else results["dimension"]
     means = {name: 100 * score for name, score in results["mean"].items()}
     sizes = {name: StorageFormat(name, dimension).bytes_per_vector for name in precisions_of(results)}
+    sizes = dict(sorted(sizes.items(), key=lambda item: -item[1]))
+    one_of_each_size = len(set(sizes.values())) == len(sizes)  # a line through several would mean nothing
     if not sizes:
         return empty_figure(title, "no scores to draw")
     figure = go.Figure()
@@ -113,7 +115,7 @@ def storage_versus_accuracy(results: Results, dimension: int | None = None) -> g
         y=[means[name] for name in sizes],
         text=[f"{name}<br>{size:,} B" for name, size in sizes.items()],
         customdata=[[name, 4 * dimension / size, 1e6 * size / 2**30] for name, size in sizes.items()],
-        mode="lines+markers+text",
+        mode="lines+markers+text" if one_of_each_size else "markers+text",
         textposition="bottom center",
         textfont={"size": 12},
         cliponaxis=False,

@@ -123,3 +123,14 @@ def test_score_table_escapes_names_of_tasks():
     markup = score_table({"tasks": {"<b>x</b>": scores}, "mean": scores}).markup
     assert "<b>x</b>" not in markup
     assert "&lt;b&gt;x&lt;/b&gt;" in markup
+
+
+def test_formats_of_one_size_are_points_without_a_line(results):
+    (before,) = storage_versus_accuracy(results, 128).data
+    assert before.mode == "lines+markers+text"
+    results["mean"] |= {"int2-fitted": 0.7, "int8-64d": 0.65}
+    (points,) = storage_versus_accuracy(results, 128).data
+    assert points.mode == "markers+text"
+    assert list(points.x) == sorted(points.x, reverse=True)
+    names = [row[0] for row in points.customdata]
+    assert dict(zip(names, points.x, strict=True))["int8-64d"] == 64 + 4
