@@ -2,7 +2,7 @@
 
     python kernels/benchmarks/storage_formats.py --model minilm --out kernels/benchmarks/results/storage_formats_minilm.json
 
-The model's float32 embeddings of the offline retrieval tasks are stored in every format, without training anything. "float
+The model's float32 embeddings of the offline retrieval tasks are stored in every format, without training anything here. "float
 queries" compares the query as it is with stored documents, "symmetric" with the query stored in the same way. Numbers are
 nDCG@10 (gain over log2 of rank + 1), and the share of float32's, mean over the tasks. What needs calibration (rotations,
 sentence-transformers' int8) gets it from training text of the catalog, never from the tasks. faiss's formats are left out
@@ -29,8 +29,11 @@ from bitembed_core.storage.rotation import Rotation
 from workbench.catalog.examples import unlabelled_texts
 from workbench.catalog.models import load_embedder
 from workbench.catalog.tasks import TASKS, RetrievalData, capped
+from workbench.cli import public_name
 from workbench.environment import environment
+from workbench.evaluation.fingerprint import weights_fingerprint
 
+SHORTENED = ("float16", "int8", "int4-fitted", "int2-fitted")  # tried with half of the components
 TASK_NAMES = ("ret_boolq", "ret_fiqa_mini", "ret_consumer_contracts", "ret_debian", "ret_xsum")
 CALIBRATION_TEXTS = 4000
 Matrix = np.ndarray
@@ -92,7 +95,9 @@ def main() -> None:
             score / exact[name] for name, score in row["ndcg_at_10"].items()
         )
     results = {
-        "model": arguments.model,
+        "model": public_name(arguments.model),
+        "weights": weights_fingerprint(embedder),
+        "rotation": embedder.rotation is not None,
         "dimension": dim,
         "max_length": embedder.max_length,
         "kernel": embedder.kernel,
@@ -141,6 +146,17 @@ def ways(dim: int, calibration: Matrix) -> list[Way]:
                 queries = "symmetric" if symmetric else "float queries"
                 scorer = stored(form, rotation, symmetric)
                 found.append(Way(f"{name}{suffix}, {queries}", form.bytes_per_vector, scorer))
+    x, half = torch.from_numpy(calibration), dim // 2
+    axes = {
+        "": None,
+        ", principal axes": Rotation.principal(x),
+        ", principal axes mixed": Rotation.principal(x, kept=half),
+    }
+    for name in SHORTENED:
+        form = StorageFormat(f"{name}-{half}d", dim)
+        for suffix, rotation in axes.items():
+            scorer = stored(form, rotation, symmetric=False)
+            found.append(Way(f"{form.name}{suffix}, float queries", form.bytes_per_vector, scorer))
     return found + sentence_transformers_ways(dim, calibration) + faiss_ways(dim, calibration)
 
 
