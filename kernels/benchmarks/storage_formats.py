@@ -2,7 +2,7 @@
 
     python kernels/benchmarks/storage_formats.py --model minilm --out kernels/benchmarks/results/storage_formats_minilm.json
 
-The model's float32 embeddings of the offline retrieval tasks are stored in every format, without training anything here. "float
+The model's float32 embeddings of the offline retrieval tasks are stored in every format; nothing is trained here. "float
 queries" compares the query as it is with stored documents, "symmetric" with the query stored in the same way. Numbers are
 nDCG@10 (gain over log2 of rank + 1), and the share of float32's, mean over the tasks. What needs calibration (rotations,
 sentence-transformers' int8) gets it from training text of the catalog, never from the tasks. faiss's formats are left out
