@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ PRECISIONS_HELP = (
     "int8-128d and the like keep the first components only"
 )
 EXPORTS = ("release", "packed", "latent", "gguf")
+ENGINE_NAMES = ("qdrant", "milvus", "lancedb", "pgvector", "vespa")
 TOKEN_TABLES = ("float16", "int8", "int4")
 ROTATIONS = ("none", "random", "fitted", "principal")
 GGUF_TYPES = ("i2_s", "tq2_0", "tq1_0", "f16")
@@ -84,18 +86,9 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", metavar="FILE", help="write the results as JSON")
 
-    command = _command(commands, encode, "embed the texts of a file into a packed index")
+    command = _command(commands, encode, "embed the texts of files or a hub data set into a packed index")
     _model_arguments(command)
-    command.add_argument(
-        "--input", required=True, metavar="FILE", help=".jsonl or .parquet with text, id?, title?"
-    )
-    command.add_argument("--precision", default="int8", help="how vectors are stored (default: %(default)s)")
-    command.add_argument(
-        "--out",
-        required=True,
-        metavar="PATH",
-        help=".safetensors file, with the texts in a .parquet beside it; or a folder, in which an interrupted call goes on",
-    )
+    _encode_arguments(command)
 
     command = _command(commands, search, "find the stored texts that are closest to a query")
     _model_arguments(command)
@@ -161,6 +154,8 @@ def parser() -> argparse.ArgumentParser:
         help="of principal: how many components will be stored, as in int8-128d",
     )
 
+    _engine_commands(commands)
+
     command = _command(commands, bench, "time a model on this machine")
     _model_arguments(command, default="minilm")
     command.add_argument(
@@ -205,23 +200,50 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def encode(arguments: argparse.Namespace) -> int:
-    """Embed a file of texts as documents: vectors in packed codes, ids and texts beside them."""
+    """Embed texts as documents: vectors in packed codes; ids, texts and metadata beside them.
+
+    On many processes: accelerate launch --multi_gpu --num_processes N -m workbench.cli encode ...
+    """
     from workbench.evaluation.runner import storage_formats
-    from workbench.search import encode_file, encode_to_folder
+    from workbench.search import TextSource, encode_file, encode_to_folder
+    from workbench.search.encode_folder import Encoded
+    from workbench.search.processes import launched_processes, own_device
 
     storage_formats([arguments.precision], dimension=1)
     is_file = bool(Path(arguments.out).suffix)
     if is_file:
         _must_be_writable(Path(arguments.out))
-    embedder = _load(arguments)
-    index = (encode_file if is_file else encode_to_folder)(
-        embedder, arguments.input, arguments.out, arguments.precision, batch_size=arguments.batch_size
-    )
-    form = index.format
-    print(
-        f"{len(index)} texts as {form.name}, {form.bytes_per_vector} bytes each, "
-        f"{len(index) * form.bytes_per_vector / 1e6:.2f} MB in {arguments.out} (kernel {embedder.kernel})"
-    )
+    if arguments.device in (None, "cuda"):
+        arguments.device = own_device() or arguments.device
+    columns = None if arguments.metadata is None else _names(arguments.metadata)
+    source = TextSource(arguments.input, arguments.text_column, columns)
+    with launched_processes() as processes:
+        if is_file and processes.count > 1:
+            raise ValueError(f"several processes write into a folder, not into one file as {arguments.out}")
+        embedder = _load(arguments)
+        if is_file:
+            began = time.monotonic()
+            index = encode_file(
+                embedder, source, arguments.out, arguments.precision, batch_size=arguments.batch_size
+            )
+            done = Encoded(index.format, len(index), len(index), time.monotonic() - began)
+        else:
+            done = encode_to_folder(
+                embedder,
+                source,
+                arguments.out,
+                arguments.precision,
+                batch_size=arguments.batch_size,
+                shard_size=arguments.shard_size,
+                processes=processes,
+            )
+    if processes.rank == 0:
+        form = done.format
+        print(
+            f"{done.texts} texts as {form.name}, {form.bytes_per_vector} bytes each, "
+            f"{done.texts * form.bytes_per_vector / 1e6:.2f} MB in {arguments.out} (kernel {embedder.kernel}; "
+            f"{done.new} now, {done.new / done.seconds:.1f} texts/s)"
+        )
     return 0
 
 
@@ -245,6 +267,8 @@ def search(arguments: argparse.Namespace) -> int:
         print(query)
         for rank, hit in enumerate(texts, start=1):
             print(f"{rank:3}  {hit.score:.4f}  {hit.id}  {_excerpt(hit.text)}")
+            if hit.metadata:
+                print("     " + ", ".join(f"{name}={_excerpt(str(it))}" for name, it in hit.metadata.items()))
     return 0
 
 
@@ -277,6 +301,26 @@ def export(arguments: argparse.Namespace) -> int:
     print(
         f"{arguments.out}: {arguments.layout} layout, weights {weights / 1e6:.1f} MB, all {whole / 1e6:.1f} MB"
     )
+    return 0
+
+
+def export_index(arguments: argparse.Namespace) -> int:
+    """Write an index as the files of Qdrant, Milvus, LanceDB, PostgreSQL with pgvector, or Vespa."""
+    from workbench.search import open_index
+    from workbench.search.engines import export_index
+
+    index = open_index(arguments.index)
+    export = export_index(index, arguments.engine, arguments.out, arguments.vectors, arguments.name)
+    print(f"{arguments.out}: {export.rows} texts for {export.engine}, vectors as {export.type}")
+    return 0
+
+
+def load_index(arguments: argparse.Namespace) -> int:
+    """Bring an exported index into an engine; texts that are there already are replaced."""
+    from workbench.search.engines import load_export
+
+    export = load_export(arguments.export, arguments.into)
+    print(f"{export.rows} texts are in {export.engine} under the name {export.name}")
     return 0
 
 
@@ -326,9 +370,36 @@ def _command(
     run: Callable[[argparse.Namespace], int],
     summary: str,
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(run.__name__, help=summary, description=run.__doc__)
+    command = commands.add_parser(run.__name__.replace("_", "-"), help=summary, description=run.__doc__)
     command.set_defaults(run=run)
     return command
+
+
+def _engine_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, export_index, "write an index as the files of another search engine")
+    command.add_argument("--index", required=True, metavar="PATH", help="what encode wrote")
+    command.add_argument("--engine", required=True, choices=ENGINE_NAMES)
+    command.add_argument(
+        "--vectors",
+        default="float16",
+        choices=("float16", "float32", "packed"),
+        help="values, for an engine that quantizes by itself; or packed: our codes, where the engine has a type for them "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--name", default="texts", help="of the table, collection or schema (default: %(default)s)"
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="a folder, which is replaced")
+
+    command = _command(commands, load_index, "bring what export-index wrote into an engine")
+    command.add_argument("--export", required=True, metavar="DIR", help="what export-index wrote")
+    command.add_argument(
+        "--into",
+        required=True,
+        metavar="TARGET",
+        help="where the engine is: the URL of a Qdrant, Milvus or Vespa server, a PostgreSQL connection string, or the "
+        "folder or file of LanceDB, Milvus Lite or a local Qdrant",
+    )
 
 
 def _model_arguments(command: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -338,6 +409,45 @@ def _model_arguments(command: argparse.ArgumentParser, default: str | None = Non
     command.add_argument("--kernel", default="auto", help="ternary kernel (default: the best one here)")
     command.add_argument("--max-length", type=int, metavar="N", help="tokens of a text that are read")
     command.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="default: %(default)s")
+
+
+def _encode_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--input",
+        required=True,
+        metavar="SOURCE",
+        help="rows with text, id?, title?: a .jsonl, .jsonl.gz or .parquet file, a folder or a pattern of several, or "
+        "hub:owner/name[@configuration][:split], which is streamed",
+    )
+    command.add_argument(
+        "--text-column", default="text", metavar="NAME", help="where the text is (default: %(default)s)"
+    )
+    command.add_argument(
+        "--metadata",
+        metavar="NAMES",
+        help="comma-separated: the columns that are kept beside the texts, or none (default: all other ones, but for "
+        "lists, objects and bytes)",
+    )
+    command.add_argument("--precision", default="int8", help="how vectors are stored (default: %(default)s)")
+    command.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help=".safetensors file, with the texts in a .parquet beside it; or a folder, in which an interrupted call goes on "
+        "and many processes can work",
+    )
+    command.add_argument(
+        "--shard-size",
+        type=_positive,
+        default=16384,
+        metavar="N",
+        help="of a folder: texts that each process writes at once (default: %(default)s)",
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Of comma-separated columns; `none` is none."""
+    return () if text == "none" else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _positive(text: str) -> int:

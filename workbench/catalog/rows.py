@@ -39,19 +39,24 @@ def text_field(row: Row, field: str, place: str, may_be_empty: bool = False) -> 
     return value
 
 
+def json_row(line: bytes, place: str) -> Row:
+    """A line's JSON object; ValueError names the place of anything else."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{place}: not valid JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: expected an object like {{...}}, got {type(row).__name__}")
+    return row
+
+
 def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             place = f"{path}:{number}"
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{place}: not valid JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{place}: expected an object like {{...}}, got {type(row).__name__}")
-            yield place, row
+            yield place, json_row(line, place)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:

@@ -53,18 +53,8 @@ def read_hub(spec: str, kind: str) -> ExampleSource:
     negatives or negative_1, negative_2 ... PackageUnavailable when it cannot be loaded, ValueError when its
     columns do not fit.
     """
-    import datasets
-
-    address, _, split = spec.partition(":")
-    name, _, configuration = address.partition("@")
-    split = split or "train"
-    try:
-        table = datasets.load_dataset(name, configuration or None, split=split)
-    except Exception as error:
-        raise PackageUnavailable(
-            f"cannot load the hub data set {spec}: is this machine online, and is the name right?\n"
-            f"  {type(error).__name__}: {error}"
-        ) from error
+    name, _, split = hub_address(spec)
+    table = load_hub(spec)
     query = _first_column(QUERY_COLUMNS, table.column_names, name)
     positive = _first_column(POSITIVE_COLUMNS, table.column_names, name)
     negatives = [column for column in table.column_names if NEGATIVE_COLUMN.fullmatch(column)]
@@ -81,6 +71,27 @@ def read_hub(spec: str, kind: str) -> ExampleSource:
         for number, row in enumerate(table)
     ]
     return ExampleSource(name, f"hub data set {name}, split {split}", "see its page", examples)
+
+
+def hub_address(spec: str) -> tuple[str, str | None, str]:
+    """Name, configuration and split (default "train") of `owner/name[@configuration][:split]`."""
+    address, _, split = spec.partition(":")
+    name, _, configuration = address.partition("@")
+    return name, configuration or None, split or "train"
+
+
+def load_hub(spec: str, **options: Any) -> Any:
+    """What `datasets.load_dataset` gives for a specification; PackageUnavailable when it cannot be loaded."""
+    import datasets
+
+    name, configuration, split = hub_address(spec)
+    try:
+        return datasets.load_dataset(name, configuration, split=split, **options)
+    except Exception as error:
+        raise PackageUnavailable(
+            f"cannot load the hub data set {spec}: is this machine online, and is the name right?\n"
+            f"  {type(error).__name__}: {error}"
+        ) from error
 
 
 def _first_column(wanted: Iterable[str], columns: list[str], name: str) -> str:

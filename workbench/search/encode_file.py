@@ -1,120 +1,89 @@
-"""From a file of texts to a packed index, a chunk at a time."""
+"""From texts to one packed index in a file, a chunk at a time."""
 
 import os
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from bitembed_core import BitEmbedder, PackedEmbeddings, StorageFormat
-from workbench.search.folder import STATE_FILE, IndexFolder
-from workbench.search.index import SCHEMA, PackedIndex, rows_file, seal, sidecar_path
-from workbench.search.text_files import TextRow, count_rows, read_texts
+from workbench.search.index import PackedIndex, save_pair, sidecar_path
+from workbench.search.sidecar import joined_schema, rows_table
+from workbench.search.text_files import TextRow, read_texts
+from workbench.search.text_source import TextSource, as_source
 
 TEXTS_PER_CHUNK = 1024
-TEXTS_PER_SEGMENT = 16384
 
 
 def encode_file(
     embedder: BitEmbedder,
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | TextSource,
     out: str | os.PathLike[str],
     precision: str = "int8",
     *,
     batch_size: int = 32,
     show_progress_bar: bool = True,
 ) -> PackedIndex:
-    """Embed the texts of a .jsonl or .parquet file as documents and write them as an index.
+    """Embed texts as documents and write them as an index. The vectors have to fit into memory, the texts do not.
 
     Args:
         embedder: its prompt for documents is used, if it has one.
-        source: see `read_texts`.
+        source: see `TextSource`.
         out: the .safetensors file; the texts go into the .parquet file beside it.
         precision: how the vectors are stored.
         batch_size: texts per forward pass.
-        show_progress_bar: texts done of the texts in the file.
+        show_progress_bar: texts done of the texts in the source.
 
     Raises:
-        FileNotFoundError: there is no `source`.
-        ValueError: an unknown precision, a row that cannot be used (by file and line), no rows, NaN
-            embeddings, or `out` is no .safetensors name or would replace `source`.
+        FileNotFoundError, PackageUnavailable: there is no `source`.
+        ValueError: an unknown precision, a row that cannot be used (by file and line), no rows, an id that was used before,
+            NaN embeddings, or `out` is no .safetensors name or would replace `source`.
         OSError: the disk is full or not writable.
         After any error there is what there was before, nothing half-written.
     """
     form = StorageFormat(precision, embedder.dimension)
-    if sidecar_path(out).resolve() == Path(source).resolve():
+    source, out = as_source(source), Path(out)
+    if sidecar_path(out).resolve() in {file.resolve() for file in source.files()}:
         raise ValueError(
-            f"writing {out} would replace {source} by its texts; choose another name for the output"
+            f"writing {out} would replace {sidecar_path(out)} by its texts; choose another name for the output"
         )
-    parts: list[PackedEmbeddings] = []
     rows = read_texts(source)
+    parts: list[PackedEmbeddings] = []
+    schemas: list[pa.Schema] = []
+    out.parent.mkdir(parents=True, exist_ok=True)
     with (
-        rows_file(out) as texts_out,
-        tqdm(total=None, desc="encode", unit="text", disable=not show_progress_bar) as progress,
+        TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch,
+        tqdm(desc="encode", unit="text", disable=not show_progress_bar) as progress,
     ):
-        for chunk in chunks(rows):
-            progress.total = progress.total or count_rows(source)
-            texts = [row.text for row in chunk]
-            parts.append(_stored(embedder, texts, form, batch_size))
-            texts_out.write_table(pa.table({"id": [row.id for row in chunk], "text": texts}, schema=SCHEMA))
+        for number, chunk in enumerate(chunks(rows)):
+            progress.total = progress.total or source.length()
+            parts.append(encoded(embedder, chunk, form, batch_size))
+            table = table_of(chunk)
+            schemas.append(table.schema)
+            pq.write_table(table, Path(scratch, f"{number}.parquet"))
             progress.update(len(chunk))
-        seal(texts_out, PackedEmbeddings.concatenate(parts), out)
+        tables = (pq.read_table(Path(scratch, f"{number}.parquet")) for number in range(len(schemas)))
+        save_pair(out, PackedEmbeddings.concatenate(parts), tables, joined_schema(schemas))
     return PackedIndex.open(out)
 
 
-def encode_to_folder(
-    embedder: BitEmbedder,
-    source: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    precision: str = "int8",
-    *,
-    batch_size: int = 32,
-    show_progress_bar: bool = True,
-) -> IndexFolder:
-    """Embed the texts of a file into an index folder, segment after segment.
-
-    After an interruption, by a kill too, the same call goes on behind the last segment that was written.
-
-    Raises:
-        FileNotFoundError: there is no `source`.
-        ValueError: as for `encode_file`, or `out` holds an index of another format, or of other texts.
-        OSError: the disk is full or not writable.
-    """
-    form = StorageFormat(precision, embedder.dimension)
-    rows = read_texts(source)
-    rows = chain(list(islice(rows, 1)), rows)  # a source that cannot be read leaves no index behind
-    if (Path(out) / STATE_FILE).is_file():
-        index = IndexFolder.open(out)
-        if index.format != form:
-            raise ValueError(f"{out} stores {index.format}, not {form}; choose another name")
-    else:
-        index = IndexFolder.create(out, form)
-    done = len(index)
-    if not all(stored == next(rows, None) for stored in index.rows()):
-        raise ValueError(f"{out} holds other texts than the first {done} of {source}; choose another name")
-    total = count_rows(source)
-    with tqdm(
-        total=total, initial=done, desc="encode", unit="text", disable=not show_progress_bar
-    ) as progress:
-        while segment := list(islice(rows, TEXTS_PER_SEGMENT)):
-            parts = []
-            for chunk in chunks(iter(segment)):
-                texts = [row.text for row in chunk]
-                parts.append(_stored(embedder, texts, form, batch_size))
-                progress.update(len(chunk))
-            vectors = PackedEmbeddings.concatenate(parts)
-            index.add(vectors, [row.id for row in segment], [row.text for row in segment])
-    return index
-
-
-def _stored(
-    embedder: BitEmbedder, texts: list[str], form: StorageFormat, batch_size: int
+def encoded(
+    embedder: BitEmbedder, rows: list[TextRow], form: StorageFormat, batch_size: int
 ) -> PackedEmbeddings:
-    x = embedder.encode_document(texts, batch_size=batch_size, show_progress_bar=False)
-    return form.encode(np.asarray(x))
+    """The stored vectors of a chunk of rows."""
+    texts = [row.text for row in rows]
+    x_ND = embedder.encode_document(texts, batch_size=batch_size, show_progress_bar=False)
+    return form.encode(np.asarray(x_ND))
+
+
+def table_of(rows: list[TextRow]) -> pa.Table:
+    """Rows as the sidecar has them."""
+    return rows_table([row.id for row in rows], [row.text for row in rows], [row.metadata for row in rows])
 
 
 def chunks(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:

@@ -5,32 +5,39 @@ which segments and which deletions count. A change writes new files first and th
 interrupted change leaves behind is not named there and is removed by the next change.
 """
 
-import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from bitembed_core import PackedEmbeddings, StorageFormat
-from bitembed_core.files import atomic_path, read_json
-from workbench.search.approximate import SUFFIXES, approximate_search
+from bitembed_core.files import atomic_path
+from workbench.search.approximate import approximate_search
 from workbench.search.exact import best_columns
 from workbench.search.index import Hit, PackedIndex, hits
+from workbench.search.manifest import (
+    SHARDS_FOLDER,
+    STATE_FILE,
+    Manifest,
+    SegmentEntry,
+    changing,
+    is_hidden,
+    segment_name,
+    to_disk,
+)
+from workbench.search.sidecar import joined
 from workbench.search.text_files import TextRow
 from workbench.search.vector_search import NOTHING, Found, checked_queries
 
-KIND, VERSION = "bitembed.index", 1
-STATE_FILE, LOCK_FILE = "index.json", ".lock"
 DELETIONS = pa.schema([("segment", pa.string()), ("row", pa.int64())])
-LOCK_SECONDS = 10
 
 
 class Segment(NamedTuple):
@@ -49,23 +56,29 @@ class IndexFolder:
     has it open sees the change when it opens it again.
     """
 
-    def __init__(self, path: Path, form: StorageFormat, segments: list[Segment], number: int) -> None:
-        self.path, self.format = path, form
-        self._segments, self._number = segments, number
+    def __init__(self, path: Path, manifest: Manifest, segments: list[Segment]) -> None:
+        self.path, self.format = path, manifest.format
+        self._manifest, self._segments = manifest, segments
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], form: StorageFormat) -> Self:
+    def create(
+        cls, path: str | os.PathLike[str], form: StorageFormat, encoding: Mapping[str, Any] | None = None
+    ) -> Self:
         """An empty index in a folder that is absent or empty, but for what a kill left there.
+
+        Args:
+            encoding: see `Manifest`.
 
         Raises:
             ValueError: there is something at `path`.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(not _is_hidden(entry) for entry in path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(not is_hidden(entry) for entry in path.iterdir())):
             raise ValueError(f"{path} is there already; open it, or choose another name for the new index")
         path.mkdir(parents=True, exist_ok=True)
-        index = cls(path, form, [], 0)
+        index = cls(path, Manifest(form, encoding=encoding), [])
         with index._changing():
+            shutil.rmtree(path / SHARDS_FOLDER, ignore_errors=True)
             index._commit()
         return index
 
@@ -78,16 +91,11 @@ class IndexFolder:
             ValueError: a file is damaged, or of a version that this program does not read.
         """
         path = Path(path)
-        if not (path / STATE_FILE).is_file():
-            raise FileNotFoundError(f"there is no index in {path}; make one with `bitembed encode`")
-        state = read_json(path / STATE_FILE)
-        if state.get("kind") != KIND or state.get("version") != VERSION:
-            raise ValueError(f"{path / STATE_FILE} is no index of version {VERSION}")
-        form = StorageFormat(state["format"], state["dim"])
-        segments = [_read_segment(path, form, entry) for entry in state["segments"]]
-        if state["deletions"] is not None:
-            _mark(segments, path / state["deletions"])
-        return cls(path, form, segments, state["number"])
+        manifest = Manifest.read(path)
+        segments = [_read_segment(path, manifest.format, entry) for entry in manifest.segments]
+        if manifest.deletions is not None:
+            _mark(segments, path / manifest.deletions)
+        return cls(path, manifest, segments)
 
     def __len__(self) -> int:
         return sum(int(segment.live.sum()) for segment in self._segments)
@@ -111,7 +119,7 @@ class IndexFolder:
         ]
 
     def rows(self, numbers: Sequence[int] | NDArray[np.integer] | None = None) -> Iterator[TextRow]:
-        """Ids and texts of some rows, counted as `ids` has them; default all."""
+        """Ids, texts and metadata of some rows, counted as `ids` has them; default all."""
         if numbers is None:
             for segment in self._segments:
                 yield from segment.content.rows(np.flatnonzero(segment.live))
@@ -123,8 +131,22 @@ class IndexFolder:
             row = live[place][number - ends[place]]  # counted from the end
             yield from self._segments[place].content.rows([int(row)])
 
-    def add(self, vectors: PackedEmbeddings, ids: Sequence[str], texts: Sequence[str]) -> None:
+    def batches(self, size: int) -> Iterator[tuple[PackedEmbeddings, list[TextRow]]]:
+        """Vectors and texts in the order in which they were added, up to `size` at a time."""
+        for segment in self._segments:
+            yield from segment.content.batches(size, np.flatnonzero(segment.live))
+
+    def add(
+        self,
+        vectors: PackedEmbeddings,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """Add rows; all of them or, after an error, none.
+
+        Args:
+            metadata: see `PackedIndex`; the columns of the rows that are there already do not matter.
 
         Raises:
             ValueError: another format, an id that is there already or twice, or lengths that differ.
@@ -135,7 +157,7 @@ class IndexFolder:
         repeated = next((id_ for id_ in ids if id_ in known or known.add(id_)), None)  # type: ignore[func-returns-value]
         if repeated is not None:
             raise ValueError(f"the id {repeated!r} is there already, or twice among the new ones")
-        new = PackedIndex(vectors, ids, texts)
+        new = PackedIndex(vectors, ids, texts, metadata)
         if not len(new):
             return
         with self._changing():
@@ -156,16 +178,16 @@ class IndexFolder:
             self._commit()
 
     def compact(self) -> None:
-        """Write the live rows into one segment and free the room of the deleted ones."""
+        """Write the live rows into one segment and free the room of the deleted ones.
+
+        A column of metadata that had several types becomes text, see `joined_schema`.
+        """
         with self._changing():
             parts = [(s, np.flatnonzero(s.live)) for s in self._segments if s.live.any()]
             if parts:
-                rows = [s.content.rows(kept) for s, kept in parts]
                 vectors = PackedEmbeddings.concatenate([s.content.vectors[kept] for s, kept in parts])
-                joined = PackedIndex(
-                    vectors, [r.id for part in rows for r in part], [r.text for part in rows for r in part]
-                )
-                self._segments = [self._write_segment(joined)]
+                table = joined([s.content.table.take(kept) for s, kept in parts])
+                self._segments = [self._write_segment(PackedIndex.of_table(vectors, table))]
             else:
                 self._segments = []
             self._commit()
@@ -222,32 +244,24 @@ class IndexFolder:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Alone, from the state on disk being the one in memory; the one in memory is put back after an error."""
-        lock = FileLock(self.path / LOCK_FILE, timeout=LOCK_SECONDS)
-        before = (self._segments, self._number)
+        before = (self._manifest, self._segments)
         try:
-            with lock:
-                if (self.path / STATE_FILE).is_file() and read_json(self.path / STATE_FILE)[
-                    "number"
-                ] != self._number:
-                    raise ValueError(f"another process has changed {self.path}; open it again")
+            with changing(self.path, self._manifest.number):
                 yield
-                self._remove_leftovers()
-        except Timeout as error:
-            raise OSError(f"another process is changing {self.path}") from error
         except BaseException:
-            self._segments, self._number = before
+            self._manifest, self._segments = before
             raise
 
     def _write_segment(self, index: PackedIndex) -> Segment:
-        name = f"segment-{self._number + 1:06}"
+        name = segment_name(self._manifest.number + 1)
         index.save(self.path / f"{name}.safetensors")
         for suffix in (".safetensors", ".parquet"):
-            _to_disk(self.path / f"{name}{suffix}")
+            to_disk(self.path / f"{name}{suffix}")
         return Segment(name, index, index.ids(), np.ones(len(index), dtype=bool))
 
     def _commit(self) -> None:
         """Make what is in memory what counts."""
-        number = self._number + 1
+        number = self._manifest.number + 1
         deleted = [
             (segment.name, int(row)) for segment in self._segments for row in np.flatnonzero(~segment.live)
         ]
@@ -257,50 +271,18 @@ class IndexFolder:
             columns = dict(zip(DELETIONS.names, zip(*deleted, strict=True), strict=True))
             with atomic_path(self.path / deletions) as fresh:
                 pq.write_table(pa.table(columns, schema=DELETIONS), fresh)
-            _to_disk(self.path / deletions)
-        state = {
-            "kind": KIND,
-            "version": VERSION,
-            "format": self.format.name,
-            "dim": self.format.dim,
-            "number": number,
-            "segments": [{"name": s.name, "rows": len(s.ids)} for s in self._segments],
-            "deletions": deletions,
-        }
-        with atomic_path(self.path / STATE_FILE) as fresh:
-            fresh.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-            _to_disk(fresh)
-        _to_disk(self.path)
-        self._number = number
-
-    def _remove_leftovers(self) -> None:
-        """Files that `index.json` does not name: of interrupted changes, or replaced ones."""
-        if not (self.path / STATE_FILE).is_file():
-            return
-        state = read_json(self.path / STATE_FILE)
-        kept = {STATE_FILE, LOCK_FILE, state["deletions"]}
-        kept |= {
-            f"{s['name']}{suffix}"
-            for s in state["segments"]
-            for suffix in (".safetensors", ".parquet", *SUFFIXES)
-        }
-        for entry in self.path.iterdir():
-            if entry.is_file() and entry.name not in kept:
-                entry.unlink()
-            elif entry.is_dir() and _is_hidden(entry):  # where a file was being written
-                shutil.rmtree(entry)
+            to_disk(self.path / deletions)
+        segments = tuple(SegmentEntry(s.name, len(s.ids)) for s in self._segments)
+        manifest = replace(self._manifest, number=number, segments=segments, deletions=deletions)
+        manifest.write(self.path)
+        self._manifest = manifest
 
 
-def _is_hidden(entry: Path) -> bool:
-    """Whether this is the lock, or a file or folder that `atomic_path` was writing in."""
-    return entry.name.startswith(".")
-
-
-def _read_segment(path: Path, form: StorageFormat, entry: dict[str, Any]) -> Segment:
-    index = PackedIndex.open(path / f"{entry['name']}.safetensors")
-    if index.vectors.format != form or len(index) != entry["rows"]:
-        raise ValueError(f"{path / entry['name']} is not what {STATE_FILE} says of it: damaged")
-    return Segment(entry["name"], index, index.ids(), np.ones(len(index), dtype=bool))
+def _read_segment(path: Path, form: StorageFormat, entry: SegmentEntry) -> Segment:
+    index = PackedIndex.open(path / f"{entry.name}.safetensors")
+    if index.vectors.format != form or len(index) != entry.rows:
+        raise ValueError(f"{path / entry.name} is not what {STATE_FILE} says of it: damaged")
+    return Segment(entry.name, index, index.ids(), np.ones(len(index), dtype=bool))
 
 
 def _mark(segments: list[Segment], deletions: Path) -> None:
@@ -312,12 +294,3 @@ def _mark(segments: list[Segment], deletions: Path) -> None:
             by_name[name].live[row] = False
     except (pa.ArrowInvalid, OSError, KeyError, IndexError) as error:
         raise ValueError(f"{deletions} is damaged or missing: {error}") from error
-
-
-def _to_disk(path: Path) -> None:
-    """Have the system write a file, or a folder's list of files, to the disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

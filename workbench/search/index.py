@@ -2,10 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 from bitembed_core import PackedEmbeddings, StorageFormat
 from bitembed_core.files import atomic_path
 from workbench.search.exact import ExactSearch
+from workbench.search.sidecar import rows_table, write_sidecar
 from workbench.search.text_files import TextRow
 from workbench.search.vector_search import NOTHING, Found, VectorSearch
 
-SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
 CHECKSUM_KEY = "bitembed.vectors_sha256"
 
 
@@ -28,6 +27,7 @@ class Hit(NamedTuple):
     id: str
     text: str
     score: float
+    metadata: Mapping[str, Any] = {}
 
 
 class TextIndex(VectorSearch, Protocol):
@@ -43,18 +43,36 @@ class PackedIndex:
 
     It is searched exactly, unless `searcher` is set to something else over the same vectors.
 
-    On disk it is two files: `NAME.safetensors` (the embeddings) and `NAME.parquet` beside it (ids and texts,
+    On disk it is two files: `NAME.safetensors` (the embeddings) and `NAME.parquet` beside it (ids, texts and metadata,
     and the checksum of the embeddings they belong to).
+
+    Args:
+        metadata: further values of each row by name: text, numbers, dates; not every row needs the same names.
     """
 
-    def __init__(self, vectors: PackedEmbeddings, ids: Sequence[str], texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        vectors: PackedEmbeddings,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         if not len(vectors) == len(ids) == len(texts):
             raise ValueError(
                 f"{len(vectors)} vectors, {len(ids)} ids and {len(texts)} texts do not belong together"
             )
+        if metadata is not None and len(metadata) != len(ids):
+            raise ValueError(f"metadata of {len(metadata)} rows does not belong to {len(ids)} texts")
         self.vectors = vectors
         self.searcher: VectorSearch = ExactSearch(vectors)
-        self._rows = pa.table({"id": list(ids), "text": list(texts)}, schema=SCHEMA)
+        self.table = rows_table(ids, texts, metadata or [])
+
+    @classmethod
+    def of_table(cls, vectors: PackedEmbeddings, table: pa.Table) -> Self:
+        """An index whose rows are a table with id, text and columns of metadata."""
+        index = cls(vectors[:0], [], [])
+        index.vectors, index.searcher, index.table = vectors, ExactSearch(vectors), table
+        return index
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -69,9 +87,7 @@ class PackedIndex:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write both files; `path` is the .safetensors one."""
-        with rows_file(path) as rows:
-            rows.write_table(self._rows)
-            seal(rows, self.vectors, path)
+        save_pair(path, self.vectors, [self.table], self.table.schema)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -97,19 +113,32 @@ class PackedIndex:
                 f"{sidecar} ({table.num_rows} texts) does not belong to {path} ({len(vectors)} vectors); "
                 "encode the texts again"
             )
-        index = cls.__new__(cls)
-        index.vectors, index.searcher = vectors, ExactSearch(vectors)
-        index._rows = table.select(SCHEMA.names)
-        return index
+        return cls.of_table(vectors, table)
 
     def ids(self) -> list[str]:
         """The ids, row by row."""
-        return self._rows["id"].to_pylist()
+        return self.table["id"].to_pylist()
 
     def rows(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[TextRow]:
-        """The ids and texts of some rows."""
-        table = self._rows.take(pa.array(numbers, type=pa.int64()))
-        return [TextRow(*row) for row in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)]
+        """The ids, texts and metadata of some rows."""
+        rows = self.table.take(pa.array(numbers, type=pa.int64())).to_pylist()
+        return [
+            TextRow(
+                row.pop("id"),
+                row.pop("text"),
+                {name: value for name, value in row.items() if value is not None},
+            )
+            for row in rows
+        ]
+
+    def batches(
+        self, size: int, rows: NDArray[np.integer] | None = None
+    ) -> Iterator[tuple[PackedEmbeddings, list[TextRow]]]:
+        """Vectors and texts of some rows, `size` at a time; default all."""
+        rows = np.arange(len(self)) if rows is None else rows
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            yield self.vectors[some], self.rows(some)
 
     def search(
         self, queries: NDArray[np.floating], top: int = 10, rows: NDArray[np.integer] | None = None
@@ -138,7 +167,7 @@ def hits(index: TextIndex, found: Found) -> list[list[Hit]]:
     texts = iter(index.rows(found.rows[found.rows != NOTHING]))
     return [
         [
-            Hit((text := next(texts)).id, text.text, float(score))
+            Hit((text := next(texts)).id, text.text, float(score), text.metadata)
             for row, score in zip(rows, scores, strict=True)
             if row != NOTHING
         ]
@@ -163,17 +192,10 @@ def checksum(vectors: PackedEmbeddings) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def rows_file(path: str | os.PathLike[str]) -> Iterator[pq.ParquetWriter]:
-    """A writer for the ids and texts of the index at `path`; `seal` completes it, an error leaves nothing."""
-    with (
-        atomic_path(sidecar_path(path)) as fresh,
-        pq.ParquetWriter(fresh, SCHEMA, compression="zstd") as writer,
-    ):
-        yield writer
-
-
-def seal(rows: pq.ParquetWriter, vectors: PackedEmbeddings, path: str | os.PathLike[str]) -> None:
-    """Write the embeddings of an index and record in its rows which embeddings they belong to."""
-    rows.add_key_value_metadata({CHECKSUM_KEY: checksum(vectors)})
-    vectors.save(path)
+def save_pair(
+    path: str | os.PathLike[str], vectors: PackedEmbeddings, tables: Iterable[pa.Table], schema: pa.Schema
+) -> None:
+    """Write both files of an index, or after an error none; its rows are those of `tables`, made to fit `schema`."""
+    with atomic_path(sidecar_path(path)) as fresh:
+        write_sidecar(fresh, tables, schema, {CHECKSUM_KEY: checksum(vectors)})
+        vectors.save(path)
