@@ -8,13 +8,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bitembed_core.ops import library
 from workbench.search.vector_search import NOTHING, Found
 
 KINDS = {"f16": "cos", "i8": "cos", "b1": "hamming"}  # how the graph stores a vector: how it compares two
 
 
 class UsearchIndex:
-    """A graph over `f16` or `i8` vectors, compared by cosine, or over their signs, `b1`, by Hamming distance."""
+    """A graph over `f16` or `i8` vectors, compared by cosine, or over their signs, `b1`, by Hamming distance.
+
+    Threads add vectors as they come: built on several, a graph is a little different every time.
+    """
 
     suffix = ".usearch"
     default = "i8"
@@ -33,7 +37,8 @@ class UsearchIndex:
         native = _usearch().Index(ndim=width, metric=KINDS[kind], dtype=kind)
         index = cls(native, kind, dim)
         for chunk_CD in chunks:
-            native.add(np.arange(len(native), len(native) + len(chunk_CD)), index._input(chunk_CD))
+            keys = np.arange(len(native), len(native) + len(chunk_CD))
+            native.add(keys, index._input(chunk_CD), threads=library.threads())
         return index
 
     @classmethod
@@ -53,7 +58,7 @@ class UsearchIndex:
 
     def nearest(self, queries_QD: NDArray[np.float32], count: int) -> Found:
         """About the `count` nearest rows of unit queries."""
-        matches = self._native.search(self._input(queries_QD), count)
+        matches = self._native.search(self._input(queries_QD), count, threads=library.threads())
         shape = len(queries_QD), -1  # one query has a flat answer
         rows_QK = np.asarray(matches.keys).astype(np.int64).reshape(shape)
         distances_QK = np.asarray(matches.distances, dtype=np.float32).reshape(shape)

@@ -14,14 +14,16 @@ from workbench.search.approximate import ApproximateSearch, approximate_search
 from workbench.search.exact import ExactSearch
 from workbench.search.vector_search import NOTHING
 
-LEAST_RECALL = {  # of exact search's ten in sixty proposals; inverted files look into two of eight lists
+# Of exact search's ten in sixty proposals. Inverted files look into two of eight lists. On several threads usearch links a
+# graph differently in every run, which cost up to 0.05 in 25 builds of each.
+LEAST_RECALL = {
     "faiss": 0.97,
     "faiss:IVF8,SQ8": 0.7,
     "faiss:SQ4": 0.97,
     "faiss:BHNSW32": 0.6,
     "faiss:BIVF8": 0.4,
-    "usearch": 0.97,
-    "usearch:f16": 0.97,
+    "usearch": 0.9,
+    "usearch:f16": 0.9,
     "usearch:b1": 0.6,
 }
 
