@@ -107,6 +107,23 @@ def test_search_through_a_graph_and_wider_codes(engine, tiny_model_folder, texts
     assert "'annoy'" in fails(capsys, *narrow, "--approximate", "annoy")
 
 
+def test_metadata_are_shown_with_hits(tiny_model_folder, tmp_path, capsys):
+    rows = [{"body": f"text {i}", "year": 1900 + i, "url": f"u{i}"} for i in range(5)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    encode = ["encode", "--model", tiny_model_folder, "--input", tmp_path, "--text-column", "body"]
+    search = ["search", "--model", tiny_model_folder, "--query", "text 3", "--top", "1", "--index"]
+    for names, shown in (
+        ([], ["year=1903, url=u3"]),
+        (["--metadata", "url"], ["url=u3"]),
+        (["--metadata", "none"], []),
+    ):
+        out = tmp_path / f"index{len(shown)}{names}"
+        assert cli.main([str(word) for word in (*encode, "--out", out, "--shard-size", 2, *names)]) == 0
+        assert "(kernel float; 5 now, " in capsys.readouterr().out
+        assert cli.main([str(word) for word in (*search, out)]) == 0
+        assert [line.strip() for line in capsys.readouterr().out.splitlines()[2:]] == shown
+
+
 @pytest.mark.parametrize("layout", ["release", "packed", "latent"])
 def test_export(tiny_embedder, tmp_path, layout, capsys):
     tiny_embedder.convert()

@@ -207,7 +207,7 @@ def _same(stored: pa.Table | None, rows: list[TextRow]) -> bool:
         return False
     try:
         return bool(as_schema(found, stored.schema).equals(stored))
-    except pa.ArrowInvalid:  # a column of another type
+    except pa.ArrowException:  # a column of another type
         return False
 
 
