@@ -1,7 +1,8 @@
 """An index in the engines that others run: Qdrant, Milvus, LanceDB, PostgreSQL with pgvector, and Vespa.
 
-`export_index` writes a folder with the engine's own files; `open_store` connects to an engine that runs, or to an embedded
-one, and its `load` brings those files in. How vectors are stored there is said in `vectors`.
+`export_index` writes a folder with the engine's own files, ids and texts beside the vectors; `open_store` connects to an
+engine that runs, or to an embedded one, and its `load` brings those files in. How vectors are stored there is said in
+`vectors`. Metadata stays behind.
 """
 
 import os

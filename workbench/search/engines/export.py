@@ -140,19 +140,16 @@ def number_list(values: NDArray[np.floating]) -> str:
 def write_rows(path: Path, vectors: pa.DataType, batches: Iterable[Batch]) -> None:
     """A Parquet file with the columns id, text and vector, the last one of type `vectors`."""
     schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("vector", vectors)])
-    width = pa.types.is_fixed_size_list(vectors)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in batches:
+            n, length = batch.vectors.shape
             flat = pa.array(np.ascontiguousarray(batch.vectors).reshape(-1))
-            length = batch.vectors.shape[1]
-            offsets = np.arange(0, len(flat) + 1, length, dtype=np.int32)
-            column = (
-                pa.FixedSizeListArray.from_arrays(flat, length)
-                if width
-                else pa.ListArray.from_arrays(pa.array(offsets), flat)
-            )
-            texts = [[row.id for row in batch.rows], [row.text for row in batch.rows]]
-            writer.write_table(pa.table([*texts, column], schema=schema))
+            if pa.types.is_fixed_size_list(vectors):
+                column = pa.FixedSizeListArray.from_arrays(flat, length)
+            else:
+                column = pa.ListArray.from_arrays(np.arange(n + 1, dtype=np.int32) * length, flat)
+            ids, texts = [row.id for row in batch.rows], [row.text for row in batch.rows]
+            writer.write_table(pa.table([ids, texts, column], schema=schema))
 
 
 def read_rows(path: Path) -> Iterator[pa.RecordBatch]:

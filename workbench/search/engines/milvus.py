@@ -85,7 +85,7 @@ class MilvusStore:
     def __init__(self, export: Export, target: str, index: str | None = None, **options: Any) -> None:
         self._export, self._type = export, TYPES[export.type]
         self._index = index or self._type.default_index
-        self._milvus = client_library("pymilvus", "'pymilvus[milvus_lite]'")
+        self._milvus = client_library("pymilvus", "'pymilvus[milvus-lite]'")
         self.client = self._milvus.MilvusClient(target, **options)
 
     def load(self) -> None:

@@ -87,7 +87,7 @@ class QdrantStore:
             query=json.loads(_numbers(query, self._export)),
             limit=top,
             with_payload=True,
-            search_params=self._models.SearchParams(exact=exact),
+            search_params=self._models.SearchParams(exact=True) if exact else None,
         ).points
         return [Hit(point.payload["id"], point.payload["text"], self._score(point.score)) for point in points]
 

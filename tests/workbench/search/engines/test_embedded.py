@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import subprocess
+from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
@@ -53,14 +54,21 @@ def few(index, count=60):
     return PackedIndex(index.vectors[:count], [row.id for row in rows], [row.text for row in rows])
 
 
-def opened(folder, target):
-    """The store of an export, which searches exactly."""
-    engine = Export.open(folder).engine
-    store = open_store(folder, target, **({"index": exact_index(folder)} if engine == "milvus" else {}))
-    search = store.search
-    if engine == "pgvector":
-        store.search = lambda queries, top=TOP: search(queries, top, exact=True)
-    return store
+@pytest.fixture
+def opened():
+    """`opened(folder, target)`: the store of an export, which searches exactly and is closed after the test."""
+    with ExitStack() as stores:
+
+        def open_(folder, target):
+            engine = Export.open(folder).engine
+            options = {"index": exact_index(folder)} if engine == "milvus" else {}
+            store = stores.enter_context(closing(open_store(folder, target, **options)))
+            search = store.search
+            if engine == "pgvector":
+                store.search = lambda queries, top=TOP: search(queries, top, exact=True)
+            return store
+
+        yield open_
 
 
 def exact_index(folder) -> str:
@@ -79,7 +87,9 @@ def load(store) -> None:
 
 
 @pytest.mark.parametrize(("precision", "vectors"), FLOATS)
-def test_values_are_found_as_exact_search_finds_them(precision, vectors, engine, exported, queries, tmp_path):
+def test_values_are_found_as_exact_search_finds_them(
+    precision, vectors, engine, exported, queries, tmp_path, opened
+):
     name, target = engine
     index = exported(precision)
     table = f"{precision.replace('-', '_')}_{vectors}"
@@ -91,7 +101,7 @@ def test_values_are_found_as_exact_search_finds_them(precision, vectors, engine,
 
 
 @pytest.mark.parametrize("precision", ["binary", "binary-fitted"])
-def test_bits_are_compared_by_hamming_distance(precision, engine, exported, queries, tmp_path):
+def test_bits_are_compared_by_hamming_distance(precision, engine, exported, queries, tmp_path, opened):
     name, target = engine
     index = exported(precision)
     export = export_index(index, name, tmp_path / "out", "packed", precision.replace("-", "_"))
@@ -102,7 +112,7 @@ def test_bits_are_compared_by_hamming_distance(precision, engine, exported, quer
     has_every_row(store.search, index, queries[:1])
 
 
-def test_loading_again_replaces_rows_and_adds_none(engine, exported, queries, tmp_path):
+def test_loading_again_replaces_rows_and_adds_none(engine, exported, queries, tmp_path, opened):
     name, target = engine
     vectors = "float32" if name == "milvus" else "float16"
     for count in (40, 60):  # the second time with other texts, and more of them
@@ -113,7 +123,7 @@ def test_loading_again_replaces_rows_and_adds_none(engine, exported, queries, tm
     has_every_row(opened(tmp_path / "out", target).search, index, queries[:1])
 
 
-def test_another_table_of_that_name_is_left_alone(engine, exported, queries, tmp_path):
+def test_another_table_of_that_name_is_left_alone(engine, exported, queries, tmp_path, opened):
     name, target = engine
     vectors = "float32" if name == "milvus" else "float16"
     index = few(exported("int8"))
@@ -128,15 +138,15 @@ def test_another_table_of_that_name_is_left_alone(engine, exported, queries, tmp
     has_every_row(opened(tmp_path / "out", target).search, index, queries[:1])
 
 
-def test_approximate_graphs_find_nearly_all(exported, queries, tmp_path, postgres):
+def test_approximate_graphs_find_nearly_all(exported, queries, tmp_path, postgres, opened):
     index = exported("int8")
     export_index(index, "pgvector", tmp_path / "out", "float16", "graph")
-    store = open_store(tmp_path / "out", postgres)
-    store.load()
-    assert recall(store.search(queries), index.search(queries, TOP)) >= 0.9
+    with closing(open_store(tmp_path / "out", postgres)) as store:
+        store.load()
+        assert recall(store.search(queries), index.search(queries, TOP)) >= 0.9
 
 
-def test_psql_runs_the_script_too(exported, queries, tmp_path, postgres):
+def test_psql_runs_the_script_too(exported, queries, tmp_path, postgres, opened):
     if shutil.which("psql") is None:
         pytest.skip("there is no psql here")
     index = exported("binary")
@@ -156,14 +166,14 @@ def test_psql_runs_the_script_too(exported, queries, tmp_path, postgres):
     has_every_row(opened(tmp_path / "out", postgres).search, index, queries[:1])
 
 
-def test_a_script_that_fails_changes_nothing(exported, tmp_path, postgres):
+def test_a_script_that_fails_changes_nothing(exported, tmp_path, postgres, opened):
     export_index(exported("binary"), "pgvector", tmp_path / "out", "packed", "broken")
     script = tmp_path / "out" / "index.sql"
     script.write_text(script.read_text().replace("\t0", "\t2", 1))
     with pytest.raises(OSError, match="pgvector refused"):
         load_export(tmp_path / "out", postgres)
-    with open_store(tmp_path / "out", postgres).connection as connection:
-        assert connection.execute("SELECT to_regclass('broken')").fetchone() == (None,)
+    connection = opened(tmp_path / "out", postgres).connection
+    assert connection.execute("SELECT to_regclass('broken')").fetchone() == (None,)
 
 
 @pytest.mark.parametrize(("precision", "vectors"), [("binary", "packed"), ("int8", "float16")])
@@ -207,7 +217,7 @@ def test_qdrants_own_engine_takes_the_points(precision, vectors, exported, queri
     has_every_row(search, index, queries[:1])
 
 
-def test_an_index_folder_is_exported_without_what_was_deleted(exported, queries, tmp_path):
+def test_an_index_folder_is_exported_without_what_was_deleted(exported, queries, tmp_path, opened):
     pytest.importorskip("lancedb")
     whole = exported("int8")
     ids = whole.ids()
@@ -218,5 +228,5 @@ def test_an_index_folder_is_exported_without_what_was_deleted(exported, queries,
     folder.delete(ids[5:900])
     export_index(folder, "lancedb", tmp_path / "out")
     load_export(tmp_path / "out", str(tmp_path / "lance"))
-    found = open_store(tmp_path / "out", str(tmp_path / "lance")).search(queries)
+    found = opened(tmp_path / "out", str(tmp_path / "lance")).search(queries)
     assert recall(found, folder.search(queries, TOP)) >= 0.99
