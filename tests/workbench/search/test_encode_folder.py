@@ -21,7 +21,7 @@ from workbench.search.manifest import Manifest
 from workbench.search.processes import Processes
 from workbench.search.shards import Keeper, Shards
 
-# BITEMBED_KILLS=20 takes ten minutes; worth it whenever the code of encoding into folders changes.
+# BITEMBED_KILLS=20 takes minutes; worth it whenever the code of encoding into folders changes.
 KILLS = int(os.environ.get("BITEMBED_KILLS", "1"))
 
 
