@@ -67,7 +67,9 @@ class TextSource(NamedTuple):
             matches = map(Path, glob.glob(self.spec, recursive=True))
             found = [match for match in matches if match.is_file() and _is_readable(match)]
         elif not _is_readable(path):
-            raise ValueError(f"{path} cannot be read: texts come from {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} files")
+            raise ValueError(
+                f"{path} cannot be read: texts come from {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} files"
+            )
         else:
             found = [path] if path.is_file() else []
         if not found:
