@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bitembed_core.ops.ternary_linear import Norm, TernaryLinearKernel, select_kernel
 from bitembed_core.quantizers import quantize_weight
@@ -20,6 +21,16 @@ from bitembed_core.ternary_packing import pack_ternary, packed_width, unpack_ter
 logger = logging.getLogger(__name__)
 
 Life = Literal["latent", "frozen", "packed"]
+
+
+def _count_as_written(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Fused optimizers write to parameters without a new version number, by which layers and encoders know that what they
+    have prepared from a weight is out of date."""
+    for group in optimizer.param_groups:
+        torch.autograd.graph.increment_version([p for p in group["params"] if p.grad is not None])
+
+
+register_optimizer_step_post_hook(_count_as_written)
 
 
 class ProjectionNorm(nn.Module):

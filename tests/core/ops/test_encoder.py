@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bitembed_core import BitEmbedder
-from bitembed_core.conversion import use_kernel
+from bitembed_core.conversion import bit_linears, use_kernel
 from bitembed_core.ops import library
 from bitembed_core.ops.encoder import NativeEncoder, NotDescribed, describe
 
@@ -111,6 +111,24 @@ def test_encode_follows_the_weights(tiny_embedder, sentences) -> None:
     assert np.array_equal(tiny_embedder.encode(sentences), after)
     tiny_embedder.settings.pooling = "cls"
     assert not np.array_equal(tiny_embedder.encode(sentences), after)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_encode_follows_an_optimizer(make_embedder, tiny_embedder, sentences, fused) -> None:
+    """A fused one writes to parameters without giving them a new version number."""
+    tiny_embedder.convert()
+    before = tiny_embedder.encode(sentences)
+    tiny_embedder.model.requires_grad_(True)
+    weights = [module.weight for _, module in bit_linears(tiny_embedder.model)]
+    optimizer = torch.optim.AdamW(weights, lr=0.1, fused=fused)
+    tiny_embedder.embed(tiny_embedder.tokenize(sentences)).sum().backward()
+    optimizer.step()
+    fresh = make_embedder("bert")
+    fresh.convert()
+    fresh.model.load_state_dict(tiny_embedder.model.state_dict())
+    after = tiny_embedder.encode(sentences)
+    np.testing.assert_array_equal(after, fresh.encode(sentences))
+    assert (after * before).sum(axis=1).max() < 0.999
 
 
 def test_packed_tables_and_weights_run_as_they_lie_on_disk(tiny_embedder, sentences, tmp_path) -> None:
