@@ -83,7 +83,7 @@ MINILM_FULL = Recipe(
         rotation="random",
         float_queries_weight=1.0,
         regression_weight=5.0,
-        # Both small: ten times as much, at a higher rate, is better on these sources and worse on all other text.
+        # Both small: with ten times as much, at three times the rate, all text unlike these sources suffered.
         contrastive_weight=0.02,
         similarity_weight=0.05,
         relation_weight=1.0,
