@@ -83,7 +83,7 @@ MINILM_FULL = Recipe(
         rotation="random",
         float_queries_weight=1.0,
         regression_weight=5.0,
-        # Both small: with ten times as much, at three times the rate, all text unlike these sources suffered.
+        # Both small: imitation keeps what the teacher knows of other text than these sources.
         contrastive_weight=0.02,
         similarity_weight=0.05,
         relation_weight=1.0,

@@ -8,11 +8,12 @@ engine that runs, or to an embedded one, and its `load` brings those files in. H
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from bitembed_core.files import atomic_path
 from workbench.search.engines import lancedb, milvus, pgvector, qdrant, vespa
-from workbench.search.engines.export import NAME, ROWS_AT_ONCE, Batch, Engine, Export, Store
+from workbench.search.engines.export import MANIFEST_FILE, NAME, ROWS_AT_ONCE, Batch, Engine, Export, Store
 from workbench.search.engines.vectors import VECTORS, VectorType, stored, vector_type
 from workbench.search.folder import IndexFolder
 from workbench.search.index import PackedIndex
@@ -43,7 +44,7 @@ def export_index(
         name: of the table, collection or schema that the engine will have.
 
     Raises:
-        ValueError: an unknown engine, codes that the engine has no type for, a name that not every engine takes, an id that
+        ValueError: `out` holds something else than an export, an unknown engine, codes that the engine has no type for, a name that not every engine takes, an id that
             is there twice, or an id or text that the engine cannot hold.
         OSError: the disk is full or not writable.
         After any error there is what there was before.
@@ -52,6 +53,12 @@ def export_index(
         raise ValueError(f"there is no engine {engine!r}; choose one of {', '.join(ENGINES)}")
     if not NAME.fullmatch(name):
         raise ValueError(f"a name has up to 48 of a-z, 0-9 and _ and begins with a letter, unlike {name!r}")
+    out = Path(out)
+    is_export = (out / MANIFEST_FILE).is_file() or (out.is_dir() and not any(out.iterdir()))
+    if out.exists() and not is_export:
+        raise ValueError(
+            f"{out} holds something else than an export, which would be lost; choose another folder"
+        )
     type_ = vector_type(index.format, vectors, engine, ENGINES[engine].types)
     if len(set(index.ids())) != len(index):
         raise ValueError("an id is there twice, and an engine would keep one of the two texts")

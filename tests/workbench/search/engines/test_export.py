@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bitembed_core import StorageFormat
-from workbench import cli
+from workbench import cli, index_commands
 from workbench.search import PackedIndex
 from workbench.search.engines import ENGINES, Export, export_index, load_export
 from workbench.search.engines.vectors import asked, stored
@@ -22,7 +22,7 @@ def small(precision="int8", ids=("a", "b"), texts=("one", "two")) -> PackedIndex
 
 
 def test_command_line_knows_every_engine():
-    assert tuple(ENGINES) == cli.ENGINE_NAMES
+    assert tuple(ENGINES) == index_commands.ENGINE_NAMES
 
 
 @EVERY_ENGINE
@@ -42,6 +42,21 @@ def test_codes_that_do_not_fit_are_refused_with_those_that_do(engine, tmp_path):
 def test_names_that_some_engine_would_not_take(engine, name, tmp_path):
     with pytest.raises(ValueError, match="begins with a letter"):
         export_index(small(), engine, tmp_path / "out", name=name)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    export_index(small(), "qdrant", folder)  # an empty one is taken
+    export_index(small(ids=("c", "d")), "lancedb", folder)  # and an export is replaced
+    assert Export.open(folder).engine == "lancedb"
+    (folder / "export.json").unlink()
+    (folder / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="something else than an export"):
+        export_index(small(), "qdrant", folder)
+    assert (folder / "letter.txt").read_text() == "dear"
+    with pytest.raises(ValueError, match="something else than an export"):
+        export_index(small(), "qdrant", folder / "letter.txt")
 
 
 def test_other_wrong_arguments(tmp_path):
