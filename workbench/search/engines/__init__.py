@@ -44,7 +44,8 @@ def export_index(
         name: of the table, collection or schema that the engine will have.
 
     Raises:
-        ValueError: `out` holds something else than an export, an unknown engine, codes that the engine has no type for, a name that not every engine takes, an id that
+        ValueError: `out` holds something else than an export,
+            an unknown engine, codes that the engine has no type for, a name that not every engine takes, an id that
             is there twice, or an id or text that the engine cannot hold.
         OSError: the disk is full or not writable.
         After any error there is what there was before.
