@@ -8,19 +8,31 @@ runs/<name>/
     latent/            the trained embedder, exact, to train on from
     model/             the trained ternary embedder, packed
     results.json       what evaluation found
+    lock               held by the process that trains here
+    pause              there while somebody asks it to stop after its step
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from filelock import FileLock, Timeout
+
 from bitembed_core.files import atomic_path, read_json, write_json
 from workbench.config import result_fields
 from workbench.environment import environment
+
+# Seconds to wait for a lock, since whoever asks whether a run is under way holds it for an instant.
+CLAIM_PATIENCE, LOOK_PATIENCE = 5.0, 0.05
+
+
+class RunInUse(RuntimeError):
+    """Another process trains in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Run:
 
         Raises:
             FileExistsError: there is a run in `out`, and `overwrite` is off; or there is something else.
+            RunInUse: a process is training there.
         """
         run = cls(Path(out))
         run.check_free(overwrite)
@@ -63,7 +76,7 @@ class Run:
         return run
 
     def check_free(self, overwrite: bool) -> None:
-        """Raise FileExistsError unless a new run may be created here."""
+        """Raise FileExistsError, or RunInUse, unless a new run may be created here."""
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
         if not self.exists:
@@ -72,6 +85,7 @@ class Run:
             raise FileExistsError(
                 f"{self.path} holds a run already: resume it, overwrite it, or choose another folder"
             )
+        self._check_idle()
 
     @property
     def exists(self) -> bool:
@@ -103,15 +117,63 @@ class Run:
         """Whether the trained embedder has been written."""
         return self.latent.is_dir()
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a process is training here. One that was killed is not: its lock went with it."""
+        lock = self.path / "lock"
+        if not lock.exists():
+            return False
+        try:
+            with FileLock(lock, timeout=LOOK_PATIENCE, poll_interval=0.01):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written to
+            return False
+
+    def _check_idle(self) -> None:
+        if self.under_way:
+            raise RunInUse(f"another process is training in {self.path}: pause it first")
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Inside, this process trains here, and no other can. What was asked of an earlier one is forgotten.
+
+        Raises:
+            RunInUse: another process is training here.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(FileLock(self.path / "lock", timeout=CLAIM_PATIENCE))
+            except Timeout as error:
+                raise RunInUse(f"another process is training in {self.path}: pause it first") from error
+            self._pause.unlink(missing_ok=True)
+            held.callback(self._pause.unlink, missing_ok=True)
+            yield
+
+    @property
+    def _pause(self) -> Path:
+        return self.path / "pause"
+
+    @property
+    def pause_requested(self) -> bool:
+        return self._pause.exists()
+
+    def request_pause(self) -> None:
+        """Ask the process that trains here, whichever it is, to stop after its step and leave a checkpoint."""
+        self._pause.touch()
+
     def check_config(self, config: Any) -> None:
         """Check that a run resumed with `config` gives what it would have given.
 
         Raises:
             FileNotFoundError: there is no run here.
+            RunInUse: a process is training here.
             ValueError: `config` differs in the fields that are named.
         """
         if not self.exists:
             raise FileNotFoundError(f"{self.path} holds no run that could be resumed")
+        self._check_idle()
         own = self.config
         wanted = json.loads(json.dumps(result_fields(config)))
         changed = [

@@ -39,6 +39,16 @@ def test_origin_is_found_through_a_chain_of_runs(tmp_path):
     assert origin_of("minilm") == "minilm"
 
 
+def test_a_paused_teacher_does_not_teach_yet(backbone, examples, tmp_path):
+    config = settings(backbone, examples, tmp_path, teacher_steps=3)
+    records = teach_and_distill(config)
+    next(records)
+    Run(tmp_path / "run-teacher").request_pause()
+    assert [(r["stage"], r["step"]) for r in records] == [("teacher", 2)]
+    continued = [(r["stage"], r["step"]) for r in teach_and_distill(config)]
+    assert continued == [("teacher", 1), ("teacher", 2), ("teacher", 3), ("distill", 1)]
+
+
 def test_teacher_is_trained_once_and_found_again(backbone, examples, tmp_path):
     config = settings(backbone, examples, tmp_path)
     stages = [(record["stage"], record["step"]) for record in teach_and_distill(config)]

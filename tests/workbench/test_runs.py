@@ -1,13 +1,16 @@
 """The run store: what is in the folder, what is refused, how runs are found again."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from workbench import runs
 from workbench.config import option
-from workbench.runs import Run, find_runs
+from workbench.runs import Run, RunInUse, find_runs
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,37 @@ def test_a_folder_that_is_no_run_is_never_replaced(tmp_path: Path) -> None:
     assert precious.read_text() == "{}"
     with pytest.raises(FileNotFoundError, match="holds no run"):
         Run.open(precious.parent)
+
+
+def test_only_one_process_trains_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "CLAIM_PATIENCE", 0.1)
+    run = Run.create(tmp_path / "walk", WalkConfig())
+    assert not run.under_way
+    run.request_pause()
+    with run.claimed():
+        assert run.under_way
+        assert not run.pause_requested
+        with pytest.raises(RunInUse, match="another process is training"), run.claimed():
+            pass
+        with pytest.raises(RunInUse):
+            run.check_config(WalkConfig())
+        with pytest.raises(RunInUse):
+            Run.create(run.path, WalkConfig(), overwrite=True)
+        run.request_pause()
+        assert run.pause_requested
+    assert not run.under_way
+    assert not run.pause_requested
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "walk", WalkConfig())
+    code = "import sys; from workbench.runs import Run\nwith Run.open(sys.argv[1]).claimed(): print('in'); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-uc", code, str(run.path)], **pipes) as process:
+        assert process.stdout.readline() == "in\n"
+        assert run.under_way
+        process.kill()
+    assert not run.under_way
 
 
 def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:

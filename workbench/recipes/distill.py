@@ -7,7 +7,7 @@ from typing import Literal
 
 from workbench.config import option
 from workbench.recipes.settings import TRIPLETS_HELP, Record, TrainingConfig
-from workbench.recipes.stage import Conversion, Examples, run_stage
+from workbench.recipes.stage import Conversion, Examples, Stage, run_stage
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,14 @@ class DistillConfig(TrainingConfig):
 
 def distill(config: DistillConfig) -> Iterator[Record]:
     """Stage 2: train on `config.triplets`, imitating `config.teacher`; yields a record per step."""
+    yield from run_stage(distill_stage(config))
+
+
+def distill_stage(config: DistillConfig) -> Stage:
+    """Raises ValueError if there is no teacher."""
     if config.teacher is None:
         raise ValueError("stage 2 imitates a teacher: name one, for example the result of stage 0")
-    yield from run_stage(
+    return Stage(
         "distill",
         config,
         Examples(config.triplets, "triplets", config.hard_negatives, config.mine, config.mining_margin),

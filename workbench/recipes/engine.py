@@ -98,7 +98,8 @@ class Training:
         """Train from the newest checkpoint, or from the beginning; one record per step.
 
         What a record tells of is on disk when it is yielded. The last step also writes the embedder; a run
-        that had come to its end yields its last record again. A run may end before its last step (`patience`).
+        that had come to its end yields its last record again. A run may end before its last step (`patience`), and a
+        pause ends it after the step that it comes in, with a checkpoint to go on from.
         """
         checkpoints = self.run.checkpoints()
         done = load_checkpoint(checkpoints[-1], self.student.model, self.optimizer) if checkpoints else 0
@@ -119,13 +120,21 @@ class Training:
             if is_last:
                 record |= self.folders
             self.report(record)
-            if is_last or (step + 1) % self.config.save_every == 0:
+            pause = not is_last and self.pause_requested()
+            if is_last or pause or (step + 1) % self.config.save_every == 0:
                 self.save(step + 1)
             if is_last:
                 self.export()
+            if pause:
+                logger.info("%s: paused after step %d of %d", self.stage, step + 1, self.config.steps)
             yield record
-            if is_last:
+            if is_last or pause:
                 return
+
+    def pause_requested(self) -> bool:
+        """Whether the run is to be paused now; all processes say the same."""
+        asked = self.accelerator.is_main_process and self.run.pause_requested
+        return bool(sum_over_processes(torch.tensor(float(asked), device=self.accelerator.device)))
 
     def measured(self, step: int) -> Record:
         """The score on held-out examples after `step` steps, if it is due."""

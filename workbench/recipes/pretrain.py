@@ -6,7 +6,7 @@ from typing import Literal
 
 from workbench.config import option
 from workbench.recipes.settings import Record, TrainingConfig
-from workbench.recipes.stage import Conversion, Examples, run_stage
+from workbench.recipes.stage import Conversion, Examples, Stage, run_stage
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,11 @@ class PretrainConfig(TrainingConfig):
 
 def pretrain(config: PretrainConfig) -> Iterator[Record]:
     """Stage 1: train on `config.pairs`; yields a record per step."""
-    yield from run_stage(
+    yield from run_stage(pretrain_stage(config))
+
+
+def pretrain_stage(config: PretrainConfig) -> Stage:
+    return Stage(
         "pretrain",
         config,
         Examples(config.pairs, "pairs"),

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,33 +53,61 @@ class Conversion:
     calibration_texts: int
 
 
-def run_stage(
-    stage: str,
-    config: TrainingConfig,
-    examples: Examples,
-    teacher_name: str | None = None,
-    conversion: Conversion | None = None,
-    rotation: RotationKind = "none",
-) -> Iterator[Record]:
-    """Train `config.backbone` and yield a record per step.
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: what a recipe makes of its configuration.
 
-    Args:
-        stage: its name in the records.
-        teacher_name: the model to imitate and to mine negatives with, as the catalog names it.
-        conversion: makes a backbone ternary that is not; None trains it as it is.
-        rotation: of the student's vectors, and of a teacher's that has none of its own; "none" keeps the backbone's.
+    `teacher` is the model to imitate and to mine negatives with, as the catalog names it. Without a `conversion` the
+    backbone is trained as it is. The student's vectors are turned by `rotation`, and so are a teacher's that have none of
+    their own; "none" keeps the backbone's.
+    """
+
+    name: str
+    config: TrainingConfig
+    examples: Examples
+    teacher: str | None = None
+    conversion: Conversion | None = None
+    rotation: RotationKind = "none"
+
+
+def run_stage(stage: Stage) -> Iterator[Record]:
+    """Train the backbone of `stage` in a run folder of its own, and yield a record per step.
 
     Raises:
         FileExistsError: there is a run in `config.out`, and it is neither to be resumed nor overwritten.
         FileNotFoundError: there is no run in `config.out` to resume, or no such model or source.
+        RunInUse: another process trains in `config.out`.
         ValueError: the settings do not fit the run that is resumed, the models or the examples.
         TrainingDiverged: a loss or gradient was not finite.
     """
+    config = stage.config
     run = Run(Path(config.out))
     if config.resume:
         run.check_config(config)
     else:
         run.check_free(config.overwrite)
+    training = prepare(stage)
+    accelerator = training.accelerator
+    with ExitStack() as after:
+        if accelerator.is_main_process:
+            if not config.resume:
+                Run.create(config.out, config, config.overwrite)
+            after.enter_context(run.claimed())
+            processes = accelerator.num_processes
+            logger.info(
+                "%s: %s, %s, processes: %d", stage.name, accelerator.device, training.dtype, processes
+            )
+        accelerator.wait_for_everyone()
+        if config.tracker is not None:
+            accelerator.init_trackers(stage.name)
+        for tracker in accelerator.trackers:
+            after.callback(tracker.finish)
+        yield from training.records()
+
+
+def prepare(stage: Stage) -> Training:
+    """Load the examples and the models of `stage`, and make the student ternary; nothing is written."""
+    config, examples = stage.config, stage.examples
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # said explicitly, or launched processes would not find each other
         mixed_precision="no",
@@ -90,34 +119,22 @@ def run_stage(
     device = str(accelerator.device)
     with accelerator.main_process_first():  # the other processes find downloads and mined negatives cached
         student = load_embedder(config.backbone, device=device, trainable=True)
-        teacher = load_embedder(teacher_name, device=device) if teacher_name is not None else None
+        teacher = load_embedder(stage.teacher, device=device) if stage.teacher is not None else None
         sources = load_sources(examples, config, miner=teacher or student)
     dev_set = None
     if config.dev_every is not None:
         dev_set, sources = DevSet.hold_out(sources, config.dev_examples, config.seed)
     schedule = BatchSchedule(sources, config.batch_size, config.seed, examples.hard_negatives)
-    if conversion is not None and not student.is_ternary:
-        texts = sample_texts(sources, conversion.calibration_texts, config.seed)
-        student.convert(conversion.sites, calibration_texts=texts or None)
-    if rotation != "none":
+    if stage.conversion is not None and not student.is_ternary:
+        texts = sample_texts(sources, stage.conversion.calibration_texts, config.seed)
+        student.convert(stage.conversion.sites, calibration_texts=texts or None)
+    if stage.rotation != "none":
         texts = sample_texts(sources, ROTATION_TEXTS, config.seed)
-        rotate(student, rotation, texts, config.seed, fitted_to=teacher)
+        rotate(student, stage.rotation, texts, config.seed, fitted_to=teacher)
     if teacher is not None and teacher.rotation is None and teacher.dimension == student.dimension:
         teacher.rotation = student.rotation  # or imitating its vectors would undo the student's
-    objective = Objective.of(config)
-    training = Training(stage, config, run, accelerator, schedule, objective, student, teacher, dev_set)
-    if accelerator.is_main_process:
-        if not config.resume:
-            Run.create(config.out, config, config.overwrite)
-        logger.info("%s: %s, %s, processes: %d", stage, device, training.dtype, accelerator.num_processes)
-    accelerator.wait_for_everyone()
-    if config.tracker is not None:
-        accelerator.init_trackers(stage)
-    try:
-        yield from training.records()
-    finally:
-        for tracker in accelerator.trackers:
-            tracker.finish()
+    run, objective = Run(Path(config.out)), Objective.of(config)
+    return Training(stage.name, config, run, accelerator, schedule, objective, student, teacher, dev_set)
 
 
 def load_sources(examples: Examples, config: TrainingConfig, miner: BitEmbedder) -> list[ExampleSource]:

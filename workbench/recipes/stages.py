@@ -71,7 +71,7 @@ class StagesConfig(DistillConfig):
 
 
 def teach_and_distill(config: StagesConfig) -> Iterator[Record]:
-    """The records of the teacher, if one has to be trained, then those of its student.
+    """The records of the teacher, if one has to be trained, then those of its student, unless the teacher was paused.
 
     Raises:
         ValueError: what the teacher would be trained from is ternary; and what the two recipes raise.
@@ -83,6 +83,8 @@ def teach_and_distill(config: StagesConfig) -> Iterator[Record]:
                 f"{stage_0.backbone} is ternary and cannot become a teacher: give --teacher-backbone"
             )
         yield from whole_run(teacher, stage_0)
+        if not Run(Path(stage_0.out)).finished:
+            return
     own = {item.name: getattr(config, item.name) for item in fields(DistillConfig)}
     changed = {"teacher": config.teacher_name, "exclude_tasks": config.excluded}
     yield from whole_run(distill, DistillConfig(**own | changed))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from workbench.config import option
 from workbench.recipes.settings import TRIPLETS_HELP, Record, TrainingConfig
-from workbench.recipes.stage import Examples, run_stage
+from workbench.recipes.stage import Examples, Stage, run_stage
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,12 @@ class TeacherConfig(TrainingConfig):
 
 def teacher(config: TeacherConfig) -> Iterator[Record]:
     """Stage 0: train on `config.triplets`; yields a record per step."""
-    negatives = Examples(
-        config.triplets, "triplets", config.hard_negatives, config.mine, config.mining_margin
+    yield from run_stage(teacher_stage(config))
+
+
+def teacher_stage(config: TeacherConfig) -> Stage:
+    return Stage(
+        "teacher",
+        config,
+        Examples(config.triplets, "triplets", config.hard_negatives, config.mine, config.mining_margin),
     )
-    yield from run_stage("teacher", config, negatives)

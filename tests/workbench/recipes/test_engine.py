@@ -76,6 +76,35 @@ def test_ten_steps_are_five_and_a_resume_and_five(make_training: Make) -> None:
     assert [path.name for path in resumed.run.checkpoints()] == ["step-000005", "step-000010"]
 
 
+def test_a_paused_run_goes_on_as_if_nothing_had_been(make_training: Make) -> None:
+    whole = make_training(TinyConfig(out="whole", save_every=100))
+    expected = list(whole.records())
+
+    paused = make_training(TinyConfig(out="parts", save_every=100))
+    first = []
+    for record in paused.records():
+        first.append(record)
+        if record["step"] == 2:
+            paused.run.request_pause()  # noticed after the step that comes next
+    assert [record["step"] for record in first] == [1, 2, 3]
+    assert [path.name for path in paused.run.checkpoints()] == ["step-000003"]
+    assert not paused.run.finished
+
+    resumed = make_training(TinyConfig(out="parts", save_every=100))
+    with resumed.run.claimed():  # forgets what was asked of the process before
+        second = list(resumed.records())
+    assert without_clock(first + second) == without_clock(expected)
+    for name, value in parameters(whole).items():
+        assert torch.equal(value, resumed.student.model.get_parameter(name)), name
+
+
+def test_a_pause_in_the_last_step_ends_the_run(make_training: Make) -> None:
+    training = make_training(TinyConfig(steps=1, **CONTRASTIVE_ONLY))
+    training.run.request_pause()
+    list(training.records())
+    assert training.run.finished
+
+
 def test_held_out_examples_are_measured_now_and_then(make_training: Make) -> None:
     training = make_training(TinyConfig(steps=5, dev_every=2, dev_examples=8))
     records = list(training.records())
