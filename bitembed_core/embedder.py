@@ -213,7 +213,9 @@ class BitEmbedder:
 
     def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (B, d) of a tokenized batch: float32, L2-normalised, differentiable."""
-        states_BTD = self.model(**batch).last_hidden_state
+        # Nothing is generated afterwards: without `use_cache=False` decoders would keep copies of keys and values.
+        options = {} if self.model.config.model_type in ENCODER_TYPES else {"use_cache": False}
+        states_BTD = self.model(**batch, **options).last_hidden_state
         return self._rotated(F.normalize(pool(states_BTD, batch["attention_mask"], self.pooling), dim=-1))
 
     def encode(

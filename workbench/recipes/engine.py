@@ -18,7 +18,15 @@ from workbench.recipes.checkpoints import load_checkpoint, save_checkpoint, trai
 from workbench.recipes.chunked import chunked_losses
 from workbench.recipes.dev_set import DevSet
 from workbench.recipes.distributed import rank, sum_over_processes, world_size
-from workbench.recipes.forward import Embedded, Encoder, Tokens, embed_batch, forward_dtype, tokenize_batch
+from workbench.recipes.forward import (
+    Embedded,
+    Encoder,
+    Tokens,
+    checkpoint_layers,
+    embed_batch,
+    forward_dtype,
+    tokenize_batch,
+)
 from workbench.recipes.objective import Objective
 from workbench.recipes.optimizer import learning_rate_factor, make_optimizer
 from workbench.recipes.settings import Record, TrainingConfig
@@ -68,6 +76,8 @@ class Training:
         student_layer, teacher_layer = layers or (None, None)
         self.dtype = forward_dtype(self.config.precision, self.accelerator.device)
         _prepare_for_training(self.student, self.config.freeze_token_embeddings)
+        if self.config.gradient_checkpointing:
+            checkpoint_layers(self.student.model)
         self.optimizer = make_optimizer(
             self.student.model, self.config.learning_rate, self.config.weight_decay
         )

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bitembed_core import BitEmbedder
 from bitembed_core.attention import AttentionStates, capture_attention_states
@@ -65,6 +67,25 @@ def faster_attention(ids_BT: Tensor) -> AbstractContextManager[None]:
     if ids_BT.is_cpu and rounded and torch.is_grad_enabled() and ids_BT.shape[1] <= 128:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Let every layer of `model` keep only its input, and run again in the backward pass for what that needs of it.
+
+    Gradients are the same to the last bit. Attention states that are captured on the way stay as they are. Only the
+    layers' own training flag is set, by which transformers goes; what is in them stays without dropout.
+    """
+    recomputed = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": _same_attention}
+    model.activation_checkpointing_enable(recomputed)
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+def _same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a layer's forward and of its recomputation, which no longer stands under `faster_attention`."""
+    plain = not torch.backends.cuda.flash_sdp_enabled()
+    return nullcontext(), sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
 
 def tokenize_batch(embedder: BitEmbedder, batch: ExampleBatch, max_length: int) -> Tokens:

@@ -35,6 +35,11 @@ class TrainingConfig:
         None,
         "texts that go through the model at once, for batches larger than memory (GradCache); none for all",
     )
+    gradient_checkpointing: bool = option(
+        False,
+        "keep only the input of each layer and compute the layer again going backward: less memory, more time",
+        changes_result=False,
+    )
     learning_rate: float = option(3e-5, "peak learning rate (paper: 5e-6 for the teacher, 3e-5 in stage 2)")
     warmup_share: float = option(0.1, "share of the steps in which the learning rate rises from 0")
     decay: Literal["cosine", "linear", "constant"] = option(

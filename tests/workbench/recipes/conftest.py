@@ -42,11 +42,11 @@ def made_up_source() -> Callable[..., ExampleSource]:
 
 
 @pytest.fixture
-def make_teacher(make_embedder: Callable[[str], BitEmbedder]) -> Callable[[], BitEmbedder]:
-    """A floating-point BERT like the student's before conversion, but not quite."""
+def make_teacher(make_embedder: Callable[[str], BitEmbedder]) -> Callable[..., BitEmbedder]:
+    """A floating-point model like the student's before conversion, but not quite."""
 
-    def make() -> BitEmbedder:
-        teacher = make_embedder("bert")
+    def make(architecture: str = "bert") -> BitEmbedder:
+        teacher = make_embedder(architecture)
         torch.manual_seed(7)
         with torch.no_grad():
             for parameter in teacher.model.parameters():
@@ -60,15 +60,18 @@ def make_teacher(make_embedder: Callable[[str], BitEmbedder]) -> Callable[[], Bi
 def make_training(
     tmp_path: Path,
     make_embedder: Callable[[str], BitEmbedder],
-    make_teacher: Callable[[], BitEmbedder],
+    make_teacher: Callable[..., BitEmbedder],
 ) -> Callable[..., Training]:
-    """A Training of a tiny BERT, ternary or not, in folder `config.out` of tmp_path; resumed if begun."""
+    """A Training of a tiny model, ternary or not, in folder `config.out` of tmp_path; resumed if begun."""
 
     def make(
-        config: TrainingConfig, ternary: bool = True, sources: list[ExampleSource] | None = None
+        config: TrainingConfig,
+        ternary: bool = True,
+        sources: list[ExampleSource] | None = None,
+        architecture: str = "bert",
     ) -> Training:
         dev_set = None
-        student = make_embedder("bert")
+        student = make_embedder(architecture)
         if ternary:
             student.convert()
         run = Run(tmp_path / config.out)
@@ -87,7 +90,7 @@ def make_training(
             schedule=BatchSchedule(sources, config.batch_size, config.seed, hard_negatives),
             objective=objective,
             student=student,
-            teacher=make_teacher() if objective.imitates else None,
+            teacher=make_teacher(architecture) if objective.imitates else None,
             dev_set=dev_set,
         )
 
