@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 
 from workbench.catalog.models import load_embedder
-from workbench.recipes.convert import ConvertConfig, compare, convert, unit_gains, unrounded
+from workbench.recipes.convert import ConvertConfig, compare, convert, embed, unit_gains, unrounded
 
 
 def config_of(backbone, examples, tmp_path, **changes):
@@ -50,6 +50,9 @@ def test_compare_against_loops():
     agreement = compare(a, b)
     np.testing.assert_allclose(agreement.cosines, [float(np.dot(x, y)) for x, y in zip(a, b, strict=True)])
     pairs = [(i, j) for i in range(9) for j in range(i)]
+    before, after = agreement.similarities
+    np.testing.assert_allclose(sorted(before), sorted(a[i] @ a[j] for i, j in pairs))
+    np.testing.assert_allclose(sorted(after), sorted(b[i] @ b[j] for i, j in pairs))
     expected = spearmanr([a[i] @ a[j] for i, j in pairs], [b[i] @ b[j] for i, j in pairs]).statistic
     assert agreement.rank_correlation == pytest.approx(expected)
 
@@ -66,6 +69,16 @@ def test_unrounded_is_the_latent_model_and_goes_away(tiny_embedder):
         normed = layer.norm.weight * x / torch.sqrt(x.square().mean(-1, keepdim=True) + layer.norm.eps)
         torch.testing.assert_close(y, normed @ layer.weight.T + layer.bias, atol=1e-5, rtol=1e-5)
         assert torch.equal(model(**batch).last_hidden_state, before)
+
+
+def test_embedding_sees_what_is_unrounded_whichever_kernel_runs(tiny_embedder, sentences):
+    """Without norms and without rounding, a converted model is the original, up to float16."""
+    original = embed(tiny_embedder, sentences)
+    np.testing.assert_allclose(original, tiny_embedder.encode(sentences), atol=1e-5)
+    tiny_embedder.convert("none")
+    with unrounded(tiny_embedder.model):
+        np.testing.assert_allclose(embed(tiny_embedder, sentences), original, atol=2e-3)
+    assert np.abs(embed(tiny_embedder, sentences) - original).max() > 0.02
 
 
 def test_unit_gains_come_back_even_after_an_error(tiny_embedder):

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bitembed_core import BitEmbedder
-from bitembed_core.conversion import ConversionReport, bit_linears
+from bitembed_core.conversion import ConversionReport, bit_linears, block_linears
 from bitembed_core.ops.ternary_linear import TernaryLinearKernel, unquantized_linear
+from bitembed_core.tokenization import length_batches, token_ids
+from workbench.activations import InputRecorder, InputSizes
 from workbench.catalog.examples import unlabelled_texts
 from workbench.catalog.models import load_embedder
 from workbench.config import option
@@ -27,6 +29,7 @@ from workbench.runs import Run
 logger = logging.getLogger("bitembed")
 
 Vectors = NDArray[np.float32]
+TEXTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,24 @@ class Agreement:
 
     cosines: NDArray[np.float32]
     """(n,) cosine of each text's two embeddings."""
+    similarities: tuple[NDArray[np.float32], NDArray[np.float32]]
+    """(n (n - 1) / 2,) cosines of all pairs of texts, by the original and by the changed model."""
     rank_correlation: float
-    """Spearman correlation of the similarities of all pairs of texts: does it still see what is alike?"""
+    """Spearman correlation of these two: does it still see what is alike?"""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted embedder, what was done to it, and its agreement with the original, step by step."""
+    """A converted embedder, what was done to it, and its agreement with the original, step by step.
+
+    Args:
+        inputs: what the linears are given in the original ("before") and in the ternary model ("after"), by name.
+    """
 
     embedder: BitEmbedder
     report: ConversionReport
     agreement: dict[str, Agreement]
+    inputs: dict[str, dict[str, InputSizes]]
     folder: Path
 
 
@@ -93,7 +103,9 @@ def convert(config: ConvertConfig) -> Converted:
     calibration, held_out = texts[: config.calibration_size], texts[config.calibration_size :]
     embedder = load_embedder(config.backbone, trainable=True)
     logger.info("embedding %d texts with %s", len(held_out), config.backbone)
-    original = embed(embedder, held_out)
+    linears = list(block_linears(embedder.model))
+    with InputRecorder(embedder.model, linears) as before:
+        original = embed(embedder, held_out)
     logger.info("converting, with gains calibrated on %d other texts", len(calibration))
     report = embedder.convert(config.sites, calibration_texts=calibration)
     vectors: dict[str, Vectors] = {}
@@ -101,7 +113,8 @@ def convert(config: ConvertConfig) -> Converted:
         with unit_gains(embedder.model):
             vectors["norms with gain 1"] = embed(embedder, held_out)
         vectors["calibrated norms"] = embed(embedder, held_out)
-    vectors["ternary"] = embed(embedder, held_out)
+    with InputRecorder(embedder.model, linears) as after:
+        vectors["ternary"] = embed(embedder, held_out)
     agreement = {name: compare(original, changed) for name, changed in vectors.items()}
     for name, one in agreement.items():
         logger.info(
@@ -109,20 +122,26 @@ def convert(config: ConvertConfig) -> Converted:
         )
     run = Run.create(config.out, config, config.overwrite)
     embedder.save_pretrained(run.latent, layout="latent")
-    return Converted(embedder, report, agreement, run.latent)
+    inputs = {"before": before.sizes(), "after": after.sizes()}
+    return Converted(embedder, report, agreement, inputs, run.latent)
 
 
+@torch.inference_mode()
 def embed(embedder: BitEmbedder, texts: Sequence[str]) -> Vectors:
-    vectors: Vectors = embedder.encode(texts, show_progress_bar=False)
+    """(n, d) through the model's own modules, where `unrounded` and hooks take effect; a native encoder passes them by."""
+    ids, _ = token_ids(embedder.tokenizer, texts, embedder.max_length)
+    vectors = np.empty((len(texts), embedder.dimension), dtype=np.float32)
+    for rows in length_batches([len(tokens) for tokens in ids], TEXTS_AT_ONCE):
+        vectors[rows] = embedder.embed(embedder.tokenize([texts[row] for row in rows])).cpu()
     return vectors
 
 
 def compare(original: Vectors, changed: Vectors) -> Agreement:
     """Agreement of two (n, d) sets of unit vectors of the same n texts."""
     pairs = np.triu_indices(len(original), k=1)
-    ranks = [_ranks((vectors @ vectors.T)[pairs]) for vectors in (original, changed)]
-    correlation = np.atleast_2d(np.corrcoef(ranks))[0, 1]
-    return Agreement((original * changed).sum(axis=1), float(correlation))
+    before, after = ((vectors @ vectors.T)[pairs] for vectors in (original, changed))
+    correlation = np.atleast_2d(np.corrcoef([_ranks(before), _ranks(after)]))[0, 1]
+    return Agreement((original * changed).sum(axis=1), (before, after), float(correlation))
 
 
 @contextmanager
