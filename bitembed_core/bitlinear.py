@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from bitembed_core.ops.ternary_linear import Norm, TernaryLinearKernel, select_kernel
+from bitembed_core.ops.ternary_linear import Norm, TernaryLinearKernel, annealed_linear, select_kernel
 from bitembed_core.quantizers import quantize_weight
 from bitembed_core.ternary_packing import pack_ternary, packed_width, unpack_ternary
 
@@ -91,6 +91,7 @@ class BitLinear(nn.Module):
             "bias", nn.Parameter(torch.zeros(out_features, device=device)) if bias else None
         )
         self._two_bits: tuple[tuple[object, ...], Any] | None = None
+        self.pressure = 1.0  # of quantization on a latent weight, see `conversion.annealed`
         self.kernel: TernaryLinearKernel = select_kernel("reference", "cpu")
 
     @classmethod
@@ -156,6 +157,8 @@ class BitLinear(nn.Module):
                 "a ternary layer was moved to %s; it runs with kernel %s", x.device, self.kernel.name
             )
         if self.weight is not None and self.weight.is_floating_point():
+            if self.pressure < 1:
+                return annealed_linear(x, self.weight, self.bias, norm, self.pressure)
             return self.kernel.latent(x, self.weight, self.bias, norm)
         if self.kernel.two_bits is not None:
             return self.kernel.two_bits.run(x, *self.two_bits(), self.bias, norm)

@@ -10,7 +10,7 @@ the root mean square that the projection's input has on sample text, which keeps
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal, get_args
@@ -163,6 +163,22 @@ def use_kernel(model: nn.Module, name: str) -> str:
     for _, module in bit_linears(model):
         module.kernel = kernel
     return kernel.name if is_ternary(model) else "float"
+
+
+@contextmanager
+def annealed(model: nn.Module, pressure: float) -> Iterator[None]:
+    """Inside, latent weights are quantized as far as `pressure` says, 0 (not at all) to 1 (Eq 1); outside, wholly.
+
+    What is measured, saved or exported outside is the ternary model, whatever the pressure in training.
+    """
+    layers = [module for _, module in bit_linears(model)]
+    for layer in layers:
+        layer.pressure = pressure
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.pressure = 1.0
 
 
 def conversion_report(model: PreTrainedModel) -> ConversionReport:

@@ -59,11 +59,17 @@ def quantize_activation(x: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), largest / 127.0
 
 
-def fake_quantize_weight(weight: Tensor) -> Tensor:
-    """`Qw(W)` of Eq 1 in the dtype and shape of `weight`; gradient straight through."""
+def fake_quantize_weight(weight: Tensor, pressure: float = 1.0) -> Tensor:
+    """`W + pressure (Qw(W) - W)` in the dtype and shape of `weight`; gradient straight through.
+
+    Args:
+        weight: floating point, any shape.
+        pressure: how much of the rounding is done: 1 is `Qw(W)` of Eq 1, 0 is `W`, both exactly. Training may begin with
+            little and end with all of it (annealed quantization pressure, as in Hestia, arXiv 2601.20745).
+    """
     with torch.no_grad():
         codes, scale = quantize_weight(weight)
-        quantized = codes * scale
+        quantized = torch.lerp(weight.float(), codes * scale, pressure)
     return StraightThrough.apply(weight, quantized)
 
 

@@ -174,12 +174,10 @@ class Run:
         if not self.exists:
             raise FileNotFoundError(f"{self.path} holds no run that could be resumed")
         self._check_idle()
-        own = self.config
-        wanted = json.loads(json.dumps(result_fields(config)))
+        wanted, defaults = (json.loads(json.dumps(result_fields(c))) for c in (config, type(config)))
+        own = defaults | self.config  # a setting that was added since had the value that it has by default
         changed = [
-            f"{name} was {own.get(name)!r}, now {value!r}"
-            for name, value in wanted.items()
-            if own.get(name) != value
+            f"{name} was {own[name]!r}, now {value!r}" for name, value in wanted.items() if own[name] != value
         ]
         if changed:
             raise ValueError(

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from bitembed_core.bitlinear import BitLinear
 from bitembed_core.conversion import (
+    annealed,
     bit_linears,
     conversion_report,
     convert_to_bitnet,
@@ -155,3 +156,44 @@ def test_bad_requests(tiny_embedder) -> None:
     odd.config = type("Config", (), {"num_hidden_layers": 3})()
     with pytest.raises(ValueError, match="no list of transformer blocks"):
         convert_to_bitnet(odd)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "int8"])
+@pytest.mark.parametrize("pressure", [0.0, 0.4, 1.0])
+def test_annealing_rounds_the_weights_in_part_and_the_tokens_wholly(kernel: str, pressure: float) -> None:
+    torch.manual_seed(0)
+    layer = BitLinear(24, 10)
+    use_kernel(layer, kernel)
+    x = torch.randn(6, 24)
+    leaves = (layer.weight, layer.bias, layer.norm.weight)
+    with torch.no_grad():
+        layer.norm.weight.uniform_(0.5, 2)
+        layer.bias.normal_()
+        x_codes, x_scale = quantize_activation(F.rms_norm(x, (24,), layer.norm.weight, layer.norm.eps))
+        w_codes, w_scale = quantize_weight(layer.weight)
+    weight = (layer.weight.detach() + pressure * (w_codes * w_scale - layer.weight.detach())).requires_grad_()
+    tokens = (x_codes * x_scale).requires_grad_()
+    expected = F.linear(tokens, weight, layer.bias.detach())
+    upstream = torch.randn(6, 10)
+    expected.backward(upstream)
+    with annealed(layer, pressure):
+        y = layer(x)
+        inside = torch.autograd.grad(y, leaves, upstream)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(inside[0], weight.grad, rtol=1e-4, atol=1e-4)  # straight through
+    torch.testing.assert_close(inside[1], upstream.sum(dim=0))
+    x_hat = F.rms_norm(x, (24,), None, layer.norm.eps)
+    torch.testing.assert_close(inside[2], (tokens.grad * x_hat).sum(dim=0), rtol=1e-4, atol=1e-4)
+
+
+def test_outside_the_annealing_the_model_is_ternary(make_embedder) -> None:
+    embedder = make_embedder("bert")
+    embedder.convert()
+    batch = embedder.tokenize(["one text", "another one"])
+    embedded = embedder.embed(batch)
+    with annealed(embedder.model, 0.0):
+        softened = embedder.embed(batch)
+        assert not torch.allclose(softened, embedded, atol=1e-2)
+    with annealed(embedder.model, 1.0):
+        assert torch.equal(embedder.embed(batch), embedded)
+    assert torch.equal(embedder.embed(batch), embedded)

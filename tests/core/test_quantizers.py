@@ -82,6 +82,24 @@ def test_fake_quantized_values_are_exactly_code_times_scale() -> None:
     assert torch.equal(fake_quantize_activation(x), codes * scale)
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_without_pressure_a_weight_is_itself_and_under_all_of_it_equation_1(name: str) -> None:
+    weight = WEIGHTS[name]
+    codes, scale = quantize_weight(weight)
+    assert torch.equal(fake_quantize_weight(weight, 0.0), weight)
+    assert torch.equal(fake_quantize_weight(weight, 1.0), codes * scale)
+    between = weight + 0.3 * (codes * scale - weight)
+    torch.testing.assert_close(fake_quantize_weight(weight, 0.3), between)
+
+
+@pytest.mark.parametrize("pressure", [0.0, 0.3, 1.0])
+def test_gradient_passes_straight_through_under_any_pressure(pressure: float) -> None:
+    weight = torch.randn(4, 6, requires_grad=True)
+    upstream = torch.randn(4, 6)
+    fake_quantize_weight(weight, pressure).backward(upstream)
+    assert torch.equal(weight.grad, upstream)
+
+
 def test_straight_through_returns_the_quantized_value_itself() -> None:
     x, quantized = torch.tensor([1e8, 0.1]), torch.tensor([1.0, 0.3])
     assert torch.equal(StraightThrough.apply(x, quantized), quantized)

@@ -119,6 +119,16 @@ def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
         Run(tmp_path / "none").check_config(WalkConfig())
 
 
+def test_a_run_is_resumed_although_settings_were_added_since(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "walk", WalkConfig())
+    description = json.loads((run.path / "config.json").read_text())
+    del description["config"]["bits"]
+    (run.path / "config.json").write_text(json.dumps(description))
+    run.check_config(WalkConfig())
+    with pytest.raises(ValueError, match=r"bits was \[1, 2\], now \[2\]"):
+        run.check_config(WalkConfig(bits=(2,)))
+
+
 def test_runs_are_found_by_content(tmp_path: Path) -> None:
     first = Run.create(tmp_path / "a", WalkConfig())
     second = Run.create(tmp_path / "deep" / "b", WalkConfig(steps=4))

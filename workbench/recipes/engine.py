@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bitembed_core import BitEmbedder
+from bitembed_core.conversion import annealed
 from workbench.recipes.batches import BatchSchedule, ExampleBatch
 from workbench.recipes.checkpoints import load_checkpoint, save_checkpoint, trained_parameters
 from workbench.recipes.chunked import chunked_losses
@@ -28,7 +29,12 @@ from workbench.recipes.forward import (
     tokenize_batch,
 )
 from workbench.recipes.objective import Objective
-from workbench.recipes.optimizer import learning_rate_factor, make_optimizer
+from workbench.recipes.optimizer import (
+    learning_rate_factor,
+    make_optimizer,
+    quantization_pressure,
+    weight_decay_at,
+)
 from workbench.recipes.settings import Record, TrainingConfig
 from workbench.recipes.watch import WeightWatch
 from workbench.runs import Run
@@ -172,13 +178,18 @@ class Training:
         factor = learning_rate_factor(step, config.steps, config.warmup_share, config.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
+        self.optimizer.param_groups[0]["weight_decay"] = weight_decay_at(
+            step, config.steps, config.weight_decay, config.weight_decay_until
+        )
+        pressure = quantization_pressure(step, config.steps, config.pressure_warmup_share)
         batch = self.schedule.batch(step)
         sums: dict[str, Tensor] = {}
         tokens = 0
         for number in range(config.accumulation):
             part = batch.part(number, config.accumulation).part(rank(), world_size())
             is_last = number + 1 == config.accumulation
-            with nullcontext() if is_last else self.accelerator.no_sync(self.encoder):
+            no_sync = nullcontext() if is_last else self.accelerator.no_sync(self.encoder)
+            with no_sync, annealed(self.student.model, pressure):
                 losses, part_tokens = self.backward(part)
             tokens += part_tokens
             for name, value in losses.items():
@@ -201,6 +212,7 @@ class Training:
             "relation_ratio": losses_by_name.get("relations", 0.0) / contrastive if contrastive else 0.0,
             "grad_norm": grad_norm,
             "lr": config.learning_rate * factor,
+            "pressure": pressure,
             "tokens_per_second": tokens / seconds,
             **self.watch.look(),
             "seconds": seconds,

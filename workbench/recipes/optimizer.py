@@ -1,4 +1,4 @@
-"""AdamW and the learning rate."""
+"""AdamW, and what changes from step to step: learning rate, weight decay, quantization pressure."""
 
 import math
 from typing import Literal
@@ -44,3 +44,17 @@ def learning_rate_factor(
         return (step + 1) / warmup
     done = (step - warmup) / max(steps - warmup, 1)
     return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[decay]
+
+
+def weight_decay_at(step: int, steps: int, weight_decay: float, until: float) -> float:
+    """`weight_decay` in the first `until * steps` steps, 0 afterwards, as in BitNet b1.58 2B4T (arXiv 2504.12285)."""
+    return weight_decay if step < round(until * steps) else 0.0
+
+
+def quantization_pressure(step: int, steps: int, warmup_share: float) -> float:
+    """How much of the weights' rounding is done in step `step` (from 0) of `steps`.
+
+    It rises linearly over the first `warmup_share * steps` steps, from 0, and is 1 afterwards.
+    """
+    warmup = round(warmup_share * steps)
+    return step / warmup if step < warmup else 1.0

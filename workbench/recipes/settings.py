@@ -11,7 +11,9 @@ clipping), lr, tokens_per_second (padding not counted), zero_share and flip_shar
 those that are zero, and those that this step changed) and seconds.
 The terms of the loss that are on are there by name, each times its weight: contrastive, similarity,
 relations, regression, spread_out; with several output precisions also contrastive_1bit, contrastive_int2-fitted and so on.
-relation_ratio is relations / contrastive. Every `dev_every` steps there is dev_ndcg, nDCG@10 on examples held
+relation_ratio is relations / contrastive. pressure is how much of the rounding of weights this step was
+trained with, 0 to 1; the dev score is of the ternary model whatever it is.
+Every `dev_every` steps there is dev_ndcg, nDCG@10 on examples held
 out of training, and with a teacher dev_retention, the share of its own. The last record of a run also has the
 folders that it wrote: latent and, if ternary, model."""
 
@@ -47,6 +49,13 @@ class TrainingConfig:
     )
     weight_decay: float = option(
         0.01, "AdamW weight decay of the matrices; norms, biases, embeddings have none"
+    )
+    weight_decay_until: float = option(
+        1.0, "share of the steps with weight decay; after it there is none (BitNet b1.58: 0.5)"
+    )
+    pressure_warmup_share: float = option(
+        0.0,
+        "share of the steps in which the rounding of ternary weights sets in, from none to all of it; 0 for all at once",
     )
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
     max_length: int = option(128, "tokens kept of each text, at most as many as the model takes")
@@ -111,8 +120,9 @@ class TrainingConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)}")
-        if not 0 <= self.warmup_share <= 1:
-            raise ValueError(f"warmup_share is a share of the steps, 0 to 1, not {self.warmup_share}")
+        for name in ("warmup_share", "weight_decay_until", "pressure_warmup_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share of the steps, 0 to 1, not {getattr(self, name)}")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide into {self.accumulation} micro-batches: "

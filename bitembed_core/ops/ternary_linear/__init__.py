@@ -19,9 +19,16 @@ from bitembed_core.ops.norm_quantize.native import norm_quantize
 from bitembed_core.ops.ternary_linear import integer, native, reference
 from bitembed_core.ops.ternary_linear.operands import Norm
 from bitembed_core.ops.ternary_linear.planar import planar_weight
-from bitembed_core.ops.ternary_linear.reference import unquantized_linear
+from bitembed_core.ops.ternary_linear.reference import annealed_linear, unquantized_linear
 
-__all__ = ["KERNELS", "Norm", "TernaryLinearKernel", "select_kernel", "unquantized_linear"]
+__all__ = [
+    "KERNELS",
+    "Norm",
+    "TernaryLinearKernel",
+    "annealed_linear",
+    "select_kernel",
+    "unquantized_linear",
+]
 
 
 class Latent(Protocol):

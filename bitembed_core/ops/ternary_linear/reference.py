@@ -22,6 +22,21 @@ def ternary_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, norm: 
     return F.linear(fake_quantize_activation(normalised(x, norm)), fake_quantize_weight(weight), bias)
 
 
+def annealed_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm: Norm | None = None,
+    pressure: float = 1.0,
+) -> Tensor:
+    """As `ternary_linear`, with a weight that is rounded as far as `pressure` says (see `fake_quantize_weight`).
+
+    Such a weight has no integer codes, so this is what runs on every device while quantization sets in.
+    """
+    x_quantized = fake_quantize_activation(normalised(x, norm))
+    return F.linear(x_quantized, fake_quantize_weight(weight, pressure), bias)
+
+
 def frozen_ternary_linear(
     x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None, norm: Norm | None = None
 ) -> Tensor:

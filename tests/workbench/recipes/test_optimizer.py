@@ -1,4 +1,4 @@
-"""Which parameters decay, and the shape of the learning rate."""
+"""Which parameters decay and when, and the shapes of learning rate and quantization pressure."""
 
 import math
 
@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.recipes.optimizer import learning_rate_factor, make_optimizer, parameter_groups
+from workbench.recipes.optimizer import (
+    learning_rate_factor,
+    make_optimizer,
+    parameter_groups,
+    quantization_pressure,
+    weight_decay_at,
+)
 
 
 class Net(nn.Module):
@@ -69,3 +75,16 @@ def test_decay_after_the_warm_up(decay: str, expected) -> None:
 def test_without_warm_up_and_with_nothing_else() -> None:
     assert learning_rate_factor(0, 10, 0.0, "linear") == 1.0
     assert [learning_rate_factor(step, 4, 1.0, "cosine") for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_weight_decay_has_two_phases() -> None:
+    assert [weight_decay_at(step, 10, 0.1, 0.5) for step in range(10)] == 5 * [0.1] + 5 * [0.0]
+    assert {weight_decay_at(step, 10, 0.1, 1.0) for step in range(10)} == {0.1}
+    assert {weight_decay_at(step, 10, 0.1, 0.0) for step in range(10)} == {0.0}
+
+
+def test_pressure_rises_from_nothing_to_all() -> None:
+    pressures = [quantization_pressure(step, 20, 0.2) for step in range(20)]
+    assert pressures == [0.0, 0.25, 0.5, 0.75] + 16 * [1.0]
+    assert {quantization_pressure(step, 20, 0.0) for step in range(20)} == {1.0}
+    assert quantization_pressure(19, 20, 1.0) < 1.0
