@@ -59,15 +59,7 @@ def parse_config(
     """
     caller = sys._getframe(1).f_globals.get("__file__")
     found, life = _notebook_arguments(caller)
-    parser = _Parser(
-        description=(config_class.__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        raises=life == "page",
-    )
-    hints = get_type_hints(config_class)
-    for item in fields(config_class):  # type: ignore[arg-type]
-        _add_argument(parser, item, hints[item.name])
+    parser = _settings_parser(config_class, raises=life == "page")
     parser.add_argument(
         "--run",
         action=argparse.BooleanOptionalAction,
@@ -91,6 +83,40 @@ def parse_config(
         parser.error(str(error))
 
 
+def entered_config(config_class: type[Config], entries: Mapping[str, str | bool]) -> Config:
+    """Build a `config_class` from what was entered in a form, by field: text as on the command line, or a tick.
+
+    Fields without an entry have their defaults. ValueError says what the command line would say.
+    """
+    arguments = [
+        (_flag(name) if entry else f"--no-{_flag(name)[2:]}")
+        if isinstance(entry, bool)
+        else f"{_flag(name)}={entry}"
+        for name, entry in entries.items()
+    ]
+    return config_class(**vars(_settings_parser(config_class, raises=True).parse_args(arguments)))
+
+
+def as_text(value: Any) -> str:
+    """The value of a field as one types it: `none`, and commas between several values."""
+    if isinstance(value, tuple):
+        return ",".join(map(as_text, value))
+    return "none" if value is None else str(value)
+
+
+def _settings_parser(config_class: type, raises: bool) -> "_Parser":
+    parser = _Parser(
+        description=(config_class.__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        raises=raises,
+    )
+    hints = get_type_hints(config_class)
+    for item in fields(config_class):
+        _add_argument(parser, item, hints[item.name])
+    return parser
+
+
 def _shared_fields(config: Any, config_class: type) -> dict[str, Any]:
     names = {item.name for item in fields(config_class)}
     return {item.name: getattr(config, item.name) for item in fields(config) if item.name in names}
@@ -107,7 +133,7 @@ def to_arguments(config: Any) -> list[str]:
         if isinstance(value, bool):
             arguments.append(flag if value else f"--no-{flag[2:]}")
         else:
-            arguments.append(f"{flag}={_as_text(value)}")
+            arguments.append(f"{flag}={as_text(value)}")
     return arguments
 
 
@@ -153,7 +179,7 @@ def _add_argument(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) 
     text = item.metadata.get("help", "")
     common: dict[str, Any] = {"dest": item.name, "required": required}
     if not required:
-        text = f"{text} [{_as_text(item.default)}]".strip()
+        text = f"{text} [{as_text(item.default)}]".strip()
         common["default"] = item.default
     common["help"] = text.replace("%", "%%")
     flag = _flag(item.name)
@@ -206,12 +232,6 @@ def _strip_optional(hint: Any) -> tuple[Any, bool]:
         if len(others) == 1 and len(others) < len(get_args(hint)):
             return others[0], True
     return hint, False
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(_as_text, value))
-    return "none" if value is None else str(value)
 
 
 def _flag(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from workbench.config import option, parse_config, to_arguments
+from workbench.config import entered_config, option, parse_config, to_arguments
 
 
 @dataclass(frozen=True)
@@ -175,3 +175,21 @@ def test_exported_page_reads_arguments_after_the_dashes(notebook: Path, tmp_path
     assert "parsed 4 False" in page.read_text()
     run(*export, "--run")
     assert "parsed 4 True" in page.read_text()
+
+
+def test_entries_of_a_form_are_read_like_the_command_line() -> None:
+    entries = {"name": "--odd", "max_length": "7", "freeze": False, "layer": "none", "bits": "4,int2-fitted"}
+    assert entered_config(Settings, entries) == Settings("--odd", 7, freeze=False, bits=(4, "int2-fitted"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"max_length": "0"}, "must be positive"),
+        ({"decay": "round"}, "invalid choice"),
+        ({"steps": "1"}, "steps"),
+    ],
+)
+def test_refused_entries_raise(entry: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        entered_config(Settings, entry)

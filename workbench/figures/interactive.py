@@ -5,7 +5,7 @@ The form hands its fields to the parser of the command line, so both doors take 
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from html import escape
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import marimo as mo
 import transformers
 
-from workbench.config import parse_config
+from workbench.config import as_text, entered_config
 from workbench.figures.training import Record, loss_curves
 
 Config = TypeVar("Config")
@@ -117,7 +117,7 @@ def _input(hint: Any, value: Any) -> Any:
         return mo.ui.checkbox(value)
     if get_origin(hint) is Literal:
         return mo.ui.dropdown([str(choice) for choice in get_args(hint)], value=str(value))
-    return mo.ui.text(_as_text(value), full_width=True)
+    return mo.ui.text(as_text(value), full_width=True)
 
 
 def _rows(items: Sequence[Field[Any]]) -> str:
@@ -130,19 +130,8 @@ def _rows(items: Sequence[Field[Any]]) -> str:
     return f"<table>{rows}</table>"
 
 
-def _parse(config_class: type[Config], values: dict[str, Any]) -> Config:
-    arguments = []
-    for name, entered in values.items():
-        flag = name.replace("_", "-")
-        value = entered[0] if isinstance(entered, list) else entered  # a dropdown not yet read by Python
-        if isinstance(value, bool):
-            arguments.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            arguments.append(f"--{flag}={value}")
-    return parse_config(config_class, arguments)[0]
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(_as_text, value))
-    return "none" if value is None else str(value)
+def _parse(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    entries = {  # a dropdown that Python has not read yet comes as a list
+        name: value[0] if isinstance(value, list) else value for name, value in values.items()
+    }
+    return entered_config(config_class, entries)
