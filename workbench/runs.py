@@ -4,6 +4,7 @@ runs/<name>/
     config.json        the recipe and its settings
     environment.json   versions and hardware
     records.jsonl      one record per training step
+    layers.jsonl       now and then, how each layer fares
     checkpoints/       step-000123/, the newest few
     latent/            the trained embedder, exact, to train on from
     model/             the trained ternary embedder, packed
@@ -187,23 +188,38 @@ class Run:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append `record` to records.jsonl; it is there when the call returns."""
-        with (self.path / "records.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._append("records.jsonl", record)
 
     def records(self) -> list[dict[str, Any]]:
         """All records; a last line that a crash cut short is left out."""
-        path = self.path / "records.jsonl"
-        if not path.exists():
-            return []
-        text = path.read_text(encoding="utf-8")
-        whole, _, _ = text.rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        return self._lines("records.jsonl")
+
+    def log_layers(self, report: Mapping[str, Any]) -> None:
+        """Append a report on the layers to layers.jsonl: step, since (the step after which counting began), and layers,
+        by name, as `recipes.watch` measures them."""
+        self._append("layers.jsonl", report)
+
+    def layers(self) -> list[dict[str, Any]]:
+        """All reports on the layers."""
+        return self._lines("layers.jsonl")
 
     def keep_records(self, step: int) -> None:
-        """Forget the records after `step`, before training continues from there."""
-        kept = [record for record in self.records() if record["step"] <= step]
-        with atomic_path(self.path / "records.jsonl") as fresh:
-            fresh.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        """Forget the records and reports after `step`, before training continues from there."""
+        for name in ("records.jsonl", "layers.jsonl"):
+            kept = [line for line in self._lines(name) if line["step"] <= step]
+            with atomic_path(self.path / name) as fresh:
+                fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.path / name
+        if not path.exists():
+            return []
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def checkpoint_path(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step:06d}"

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bitembed_core import BitEmbedder
-from bitembed_core.conversion import annealed
+from bitembed_core.conversion import annealed, bit_linears
 from workbench.recipes.batches import BatchSchedule, ExampleBatch
 from workbench.recipes.checkpoints import load_checkpoint, save_checkpoint, trained_parameters
 from workbench.recipes.chunked import chunked_losses
@@ -23,6 +23,7 @@ from workbench.recipes.forward import (
     Embedded,
     Encoder,
     Tokens,
+    autocast,
     checkpoint_layers,
     embed_batch,
     forward_dtype,
@@ -36,7 +37,7 @@ from workbench.recipes.optimizer import (
     weight_decay_at,
 )
 from workbench.recipes.settings import Record, TrainingConfig
-from workbench.recipes.watch import WeightWatch
+from workbench.recipes.watch import WeightWatch, activation_ranges
 from workbench.runs import Run
 
 logger = logging.getLogger("bitembed")
@@ -87,7 +88,7 @@ class Training:
         self.optimizer = make_optimizer(
             self.student.model, self.config.learning_rate, self.config.weight_decay
         )
-        self.watch = WeightWatch(self.student.model)
+        self.watch = WeightWatch(self.student.model, self.config.watch_every, self.config.steps)
         self.encoder: nn.Module = self.accelerator.prepare_model(Encoder(self.student, student_layer))
         if self.teacher is not None:
             self.teacher.model.eval().requires_grad_(False)
@@ -121,7 +122,7 @@ class Training:
         done = load_checkpoint(checkpoints[-1], self.student.model, self.optimizer) if checkpoints else 0
         if self.accelerator.is_main_process:
             self.run.keep_records(done)
-        self.watch.look()  # flips are counted from where the checkpoint left off
+        self.watch.begin(done)
         so_far = self.run.records()[:done]
         if so_far and "latent" in so_far[-1]:
             self.export()
@@ -136,6 +137,8 @@ class Training:
             if is_last:
                 record |= self.folders
             self.report(record)
+            if self.watch.due(step + 1):
+                self.report_layers(step)
             pause = not is_last and self.pause_requested()
             if is_last or pause or (step + 1) % self.config.save_every == 0:
                 self.save(step + 1)
@@ -198,7 +201,8 @@ class Training:
         parameters = trained_parameters(self.student.model).values()
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
         self.check_finite(step, batch, losses_by_name | {"gradient": grad_norm})
-        self.optimizer.step()
+        with self.watch.step(step + 1) as weights:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
         tokens = int(sum_over_processes(torch.tensor(tokens, device=self.accelerator.device)))
@@ -214,7 +218,7 @@ class Training:
             "lr": config.learning_rate * factor,
             "pressure": pressure,
             "tokens_per_second": tokens / seconds,
-            **self.watch.look(),
+            **weights,
             "seconds": seconds,
         }
 
@@ -300,6 +304,21 @@ class Training:
             if self.student.is_ternary and not self.run.model.exists():
                 self.student.save_pretrained(self.run.model, layout="packed")
         self.accelerator.wait_for_everyone()
+
+    def report_layers(self, step: int) -> None:
+        """Write to the run how the layers fared up to step `step` (from 0), and what they make of its first texts."""
+        batch = self.schedule.batch(step)
+        texts = tokenize_batch(self.student, batch.part(0, max(1, len(batch) // 8)), self.config.max_length)
+
+        def forward() -> None:
+            with autocast(texts["input_ids"].device, self.dtype):
+                self.encoder([texts])
+
+        ranges = activation_ranges(bit_linears(self.student.model), forward, texts["attention_mask"])
+        layers = {name: weights | ranges[name] for name, weights in self.watch.report().items()}
+        if self.accelerator.is_main_process:
+            self.run.log_layers({"step": step + 1, "since": self.watch.since, "layers": layers})
+        self.watch.begin(step + 1)
 
     def report(self, record: Record) -> None:
         """Write the record to the run, to the tracker, and now and then to the log."""

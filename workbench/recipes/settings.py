@@ -7,8 +7,8 @@ from workbench.config import option
 
 Record = dict[str, float | int | str]
 """One step of training: step (from 1), steps, stage, source, loss, relation_ratio, grad_norm (before
-clipping), lr, tokens_per_second (padding not counted), zero_share and flip_share (of the ternary weights:
-those that are zero, and those that this step changed) and seconds.
+clipping), lr, tokens_per_second (padding not counted) and seconds; now and then zero_share and flip_share (of the
+ternary weights: those that are zero, and those that this step changed).
 The terms of the loss that are on are there by name, each times its weight: contrastive, similarity,
 relations, regression, spread_out; with several output precisions also contrastive_1bit, contrastive_int2-fitted and so on.
 relation_ratio is relations / contrastive. pressure is how much of the rounding of weights this step was
@@ -84,6 +84,11 @@ class TrainingConfig:
     patience: int | None = option(
         None, "stop after so many measurements without a better one; none trains to the end"
     )
+    watch_every: int = option(
+        100,
+        "steps between reports on every layer (layers.jsonl): flipping and dead weights, activation ranges",
+        changes_result=False,
+    )
     save_every: int = option(
         200, "steps between checkpoints; there is always one at the end", changes_result=False
     )
@@ -103,6 +108,7 @@ class TrainingConfig:
             "batch_size",
             "accumulation",
             "max_length",
+            "watch_every",
             "save_every",
             "keep_checkpoints",
             "log_every",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bitembed_core import BitEmbedder
+from bitembed_core.conversion import bit_linears
 from bitembed_core.quantizers import quantize_weight
 from workbench.config import option
 from workbench.recipes.dev_set import DevSet
@@ -195,6 +196,23 @@ def test_the_record_says_what_happened(make_training: Make) -> None:
     assert record["tokens_per_second"] == pytest.approx(tokens / record["seconds"])
     assert record["source"] == batch.source
     assert training.run.records() == [record]
+
+
+def test_reports_on_the_layers_are_kept_with_the_run_and_cut_back_with_it(make_training: Make) -> None:
+    config = TinyConfig(steps=7, watch_every=3, save_every=4, **CONTRASTIVE_ONLY)
+    interrupted = make_training(config)
+    list(islice(interrupted.records(), 6))
+    assert [(r["step"], r["since"]) for r in interrupted.run.layers()] == [(3, 0), (6, 3)]
+    training = make_training(config)
+    records = list(training.records())
+    reports = training.run.layers()
+    assert [(r["step"], r["since"]) for r in reports] == [(3, 0), (6, 4), (7, 6)]
+    assert list(reports[0]["layers"]) == [
+        name for name, m in training.student.model.named_modules() if hasattr(m, "ternary")
+    ]
+    sizes = {name: m.weight.numel() for name, m in bit_linears(training.student.model)}
+    flips = sum(layer["flip_share"] * sizes[name] for name, layer in reports[-1]["layers"].items())
+    assert records[-1]["flip_share"] == pytest.approx(flips / sum(sizes.values()))
 
 
 def test_it_learns(make_training: Make, made_up_source: Callable[..., Any]) -> None:
