@@ -1,0 +1,107 @@
+"""Apps in headless Chromium, driven by Playwright; the browser is the system's own."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, sync_playwright
+
+DESKTOP = (1400, 1000)
+PHONE = (400, 800)
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_BUSY = "[data-testid=loading-indicator]"
+
+
+def find_chromium() -> str | None:
+    """Path of the system's Chromium or Chrome, or None."""
+    return next((path for path in map(shutil.which, _NAMES) if path), None)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Inside, a headless browser runs. FileNotFoundError when the system has none."""
+    path = find_chromium()
+    if path is None:
+        raise FileNotFoundError("no Chromium or Chrome on this system (Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class AppPage:
+    """One visitor of an app: a tab with cookies and storage of its own, `size` pixels wide and high.
+
+    `errors` collects what the console reports as errors. Requests to other machines are answered with nothing, so that
+    what depends on one shows; `outside` lists them. Whatever is waited for and does not come within `timeout` seconds
+    raises Playwright's TimeoutError, or Python's.
+    """
+
+    def __init__(self, browser: Browser, size: tuple[int, int] = DESKTOP, timeout: float = 120) -> None:
+        self.errors: list[str] = []
+        self.outside: list[str] = []
+        self._size = size
+        self._timeout = timeout
+        phone = size[0] < 600
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, is_mobile=phone, has_touch=phone
+        )
+        context.set_default_timeout(1000 * timeout)
+        context.route(lambda address: urlsplit(address).hostname != "127.0.0.1", self._answer_with_nothing)
+        self.page: Page = context.new_page()
+        self.page.on("console", self._note)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.page.context.close()
+
+    def open(self, address: str) -> float:
+        """Open an app; returns the seconds until its title can be read."""
+        began = time.monotonic()
+        self.page.goto(address)
+        self.page.get_by_role("heading", level=1).first.wait_for()
+        return time.monotonic() - began
+
+    def settle(self) -> None:
+        """Wait until no cell is running."""
+        self.page.locator(_BUSY).wait_for(state="detached")
+
+    def plot(self, title: str) -> Locator:
+        """The plotly figure with this title."""
+        return self.page.locator(".js-plotly-plot", has=self.page.locator(".gtitle", has_text=title)).first
+
+    def drawn(self, title: str, other_than: str | None = None) -> str:
+        """The traces of a figure as JSON, as soon as it is drawn, and is not `other_than`."""
+        deadline = time.monotonic() + self._timeout
+        while time.monotonic() < deadline:
+            traces: str = self.plot(title).evaluate("figure => JSON.stringify(figure.data)")
+            if traces != other_than:
+                return traces
+            self.page.wait_for_timeout(30)
+        raise TimeoutError(f"the figure {title!r} is what it was {self._timeout:g} s ago")
+
+    def screenshot(self, path: Path) -> None:
+        """The whole app, not only what is in view."""
+        width, height = self._size
+        whole = self.page.evaluate("document.querySelector('#App').scrollHeight")
+        self.page.set_viewport_size({"width": width, "height": max(height, whole)})
+        self.page.screenshot(path=path)
+        self.page.set_viewport_size({"width": width, "height": height})
+
+    def _note(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def _answer_with_nothing(self, route: Route) -> None:
+        self.outside.append(route.request.url)
+        route.fulfill(status=200, body="")
