@@ -1,7 +1,8 @@
 """BitLinear: a linear layer with ternary weights, 8-bit activations and, where SubLN asks for it, its own RMSNorm.
 
 One module, three lives:
-- latent: a floating-point `weight` that is quantized at every forward and receives straight-through gradients;
+- latent: a floating-point `weight` that is quantized at every forward and receives straight-through gradients; its scale
+  is `mean|W|` (Eq 1), or learned;
 - frozen: int8 codes in {-1, 0, 1} and one scale, no latent weight, no gradient;
 - packed: the frozen weight as it lies on disk, two bits a code (`ternary_packing.py`), for a checkpoint to fill. Freezing
   it costs nothing: the packed bytes are unpacked when the layer first runs.
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bitembed_core.ops.ternary_linear import Norm, TernaryLinearKernel, annealed_linear, select_kernel
-from bitembed_core.quantizers import quantize_weight
+from bitembed_core.quantizers import EPS, fake_quantize_weight, learned_pattern, quantize_weight
 from bitembed_core.ternary_packing import pack_ternary, packed_width, unpack_ternary
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class BitLinear(nn.Module):
     """
 
     weight: nn.Parameter | None
+    log_scale: nn.Parameter | None
     bias: nn.Parameter | None
     codes: Tensor | None
     packed_codes: Tensor | None
@@ -74,6 +76,7 @@ class BitLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.norm = ProjectionNorm(in_features, norm_eps, device) if norm_eps is not None else None
         self.register_parameter("weight", None)
+        self.register_parameter("log_scale", None)
         self.register_buffer("codes", None)
         self.register_buffer("packed_codes", None)
         self.register_buffer("weight_scale", None)
@@ -112,11 +115,24 @@ class BitLinear(nn.Module):
             return "frozen"
         return "latent" if self.weight.is_floating_point() else "packed"
 
+    def learn_scale(self) -> None:
+        """Give a latent weight a scale of its own, which is trained and begins with that of Eq 1."""
+        if self.weight is None or not self.weight.is_floating_point():
+            raise ValueError(f"only a latent weight has a scale to be learned; this layer is {self.life}")
+        scale = quantize_weight(self.weight.detach())[1]
+        self.log_scale = nn.Parameter(scale.clamp(min=EPS).log().view(1))
+
+    def latent_weight(self) -> Tensor:
+        """The weight (out, in) of a latent layer that Eq 1 quantizes; `learned_pattern` where the scale is learned."""
+        assert self.weight is not None
+        return self.weight if self.log_scale is None else learned_pattern(self.weight, self.log_scale)
+
     def freeze(self) -> None:
         """Keep only the ternary codes and their scale; a latent or packed weight is dropped."""
         if self.weight is not None:
             if self.weight.is_floating_point():
                 self.codes, self.weight_scale = self.ternary()
+                self.log_scale = None
             else:
                 self.packed_codes = self.weight.detach()
             self.weight = None
@@ -124,7 +140,7 @@ class BitLinear(nn.Module):
     def ternary(self) -> tuple[Tensor, Tensor]:
         """Codes int8 (out, in) and scale (), whichever life the layer is in."""
         if self.weight is not None and self.weight.is_floating_point():
-            return quantize_weight(self.weight.detach())
+            return quantize_weight(self.latent_weight().detach())
         assert self.weight_scale is not None
         if self.weight is not None:
             return unpack_ternary(self.weight.detach(), self.in_features), self.weight_scale
@@ -141,7 +157,8 @@ class BitLinear(nn.Module):
         kernel = kernel or self.kernel
         assert kernel.two_bits is not None
         stored = next(t for t in (self.packed_codes, self.codes, self.weight) if t is not None)
-        state = (kernel.name, id(stored), 0 if stored.is_inference() else stored._version)
+        versions = (t._version for t in (stored, self.log_scale) if t is not None and not t.is_inference())
+        state = (kernel.name, id(stored), *versions)
         if self._two_bits is None or self._two_bits[0] != state:
             packed = stored if stored.dtype == torch.uint8 else pack_ternary(self.ternary()[0])
             self._two_bits = (state, kernel.two_bits.prepare(packed.detach(), self.in_features))
@@ -157,9 +174,11 @@ class BitLinear(nn.Module):
                 "a ternary layer was moved to %s; it runs with kernel %s", x.device, self.kernel.name
             )
         if self.weight is not None and self.weight.is_floating_point():
+            latent = self.latent_weight()
             if self.pressure < 1:
-                return annealed_linear(x, self.weight, self.bias, norm, self.pressure)
-            return self.kernel.latent(x, self.weight, self.bias, norm)
+                quantized = fake_quantize_weight(latent)
+                return annealed_linear(x, self.weight, quantized, self.pressure, self.bias, norm)
+            return self.kernel.latent(x, latent, self.bias, norm)
         if self.kernel.two_bits is not None:
             return self.kernel.two_bits.run(x, *self.two_bits(), self.bias, norm)
         return self.kernel.frozen(x, *self.ternary(), self.bias, norm)

@@ -150,6 +150,12 @@ def is_ternary(model: nn.Module) -> bool:
     return any(True for _ in bit_linears(model))
 
 
+def learn_scales(model: nn.Module) -> None:
+    """Let training choose the scale of every latent weight, beginning with that of Eq 1 (see `BitLinear.learn_scale`)."""
+    for _, module in bit_linears(model):
+        module.learn_scale()
+
+
 def freeze(model: nn.Module) -> None:
     """Drop every latent weight of `model` and keep the ternary codes and scales."""
     for _, module in bit_linears(model):
@@ -188,7 +194,7 @@ def conversion_report(model: PreTrainedModel) -> ConversionReport:
     floating, floating_weights = {}, 0
     for name, parameter in model.named_parameters():
         owner, _, leaf = name.rpartition(".")
-        if owner in ternary and leaf == "weight":
+        if owner in ternary and leaf in ("weight", "log_scale"):
             continue
         floating[name] = _why_floating(owner, leaf, ternary, model)
         floating_weights += parameter.numel()

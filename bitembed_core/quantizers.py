@@ -28,6 +28,41 @@ class StraightThrough(torch.autograd.Function):
         return grad_outputs[0], None
 
 
+class _LearnedPattern(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, log_scale: Tensor) -> Tensor:
+        scale = log_scale.float().exp()
+        ctx.save_for_backward(weight, scale)
+        codes = torch.div(weight.float(), scale).round_().clamp_(-1, 1)
+        share = codes.count_nonzero() / codes.numel()
+        return codes.mul_(scale / share.clamp(min=1 / codes.numel()))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        weight, scale = ctx.saved_tensors
+        ratio = torch.div(weight.float(), scale)
+        slope = torch.where(ratio.abs() < 1, ratio.round().sub_(ratio), ratio.sign())  # of s T by s
+        grad_scale = (grad_outputs[0] * slope).sum() / slope.numel() ** 0.5
+        return grad_outputs[0].to(weight.dtype), (grad_scale * scale).view_as(scale)
+
+
+def learned_pattern(weight: Tensor, log_scale: Tensor) -> Tensor:
+    """A weight whose ternary form by Eq 1 has a learned scale `s` instead of `mean|W|`, and the threshold `s / 2`.
+
+    It is `W' = T s / p`, with `T = clip(round(W / s), -1, 1)` and `p` the share of non-zeros in `T`: its mean magnitude is
+    `s`, and it rounds to `T`. So kernels, exporters and other programs that know Eq 1 alone need not know of `s`.
+
+    Args:
+        weight: floating point, any shape.
+        log_scale: natural logarithm of `s`, (1,).
+
+    Returns:
+        float32, the shape of `weight`. The gradient passes to `weight` straight through. That of `log_scale` is LSQ's (arXiv
+        1902.08153, Eq 3), with its factor `1 / sqrt(number of weights)`, which keeps it from ruling the gradient's norm.
+    """
+    return _LearnedPattern.apply(weight, log_scale)
+
+
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Eq 1: one scale per tensor, `D = mean|W|`, and codes `clip(round(W / (D + eps)), -1, 1)`.
 
@@ -59,17 +94,11 @@ def quantize_activation(x: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), largest / 127.0
 
 
-def fake_quantize_weight(weight: Tensor, pressure: float = 1.0) -> Tensor:
-    """`W + pressure (Qw(W) - W)` in the dtype and shape of `weight`; gradient straight through.
-
-    Args:
-        weight: floating point, any shape.
-        pressure: how much of the rounding is done: 1 is `Qw(W)` of Eq 1, 0 is `W`, both exactly. Training may begin with
-            little and end with all of it (annealed quantization pressure, as in Hestia, arXiv 2601.20745).
-    """
+def fake_quantize_weight(weight: Tensor) -> Tensor:
+    """`Qw(W)` of Eq 1 in the dtype and shape of `weight`; gradient straight through."""
     with torch.no_grad():
         codes, scale = quantize_weight(weight)
-        quantized = torch.lerp(weight.float(), codes * scale, pressure)
+        quantized = codes * scale
     return StraightThrough.apply(weight, quantized)
 
 

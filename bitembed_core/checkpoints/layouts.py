@@ -46,6 +46,7 @@ from bitembed_core.conversion import (
     default_norm_eps,
     freeze,
     is_output_projection,
+    learn_scales,
 )
 from bitembed_core.embedding_table import (
     QuantizedEmbedding,
@@ -101,6 +102,8 @@ def load_ternary(folder: Path, layout: Layout) -> PreTrainedModel:
             norm_eps=settings.norm_eps,
             skip=settings.floating_point_linears,
         )
+        if settings.learned_scales:
+            learn_scales(model)
     else:
         norms = _projection_norms(folder)
         only_outputs = all(is_output_projection(name) for name in norms)
@@ -240,7 +243,7 @@ def _packed_tensors(model: PreTrainedModel, token_table: TablePrecision) -> dict
                 codes, scale = module.ternary()
                 packed = pack_ternary(codes)
             assert scale is not None
-            for leaf in ("codes", "packed_codes"):
+            for leaf in ("codes", "packed_codes", "log_scale"):
                 tensors.pop(f"{name}.{leaf}", None)
             tensors |= {f"{name}.weight": packed, f"{name}.weight_scale": scale.float()}
         elif isinstance(module, torch.nn.Embedding):
@@ -280,8 +283,8 @@ def _release_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     tensors = dict(model.state_dict())
     for name, module in bit_linears(model):
         codes, scale = module.ternary()
-        latent = module.weight.detach() if module.life == "latent" and module.weight is not None else None
-        for leaf in ("codes", "packed_codes", "weight_scale"):
+        latent = module.latent_weight().detach() if module.life == "latent" else None
+        for leaf in ("codes", "packed_codes", "weight_scale", "log_scale"):
             tensors.pop(f"{name}.{leaf}", None)
         exact = bfloat16_latent(codes, scale, latent)
         if exact is None:

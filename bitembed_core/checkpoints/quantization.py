@@ -44,6 +44,7 @@ class QuantizationSettings:
         token_table: precision of the embedding tables of a packed model; "float32" in version 1 only.
         norm_eps: epsilon of the projection norms; None is the backbone's.
         floating_point_linears: linears of the blocks that are not ternary.
+        learned_scales: whether latent weights have scales of their own beside them; stored ternary weights always have.
     """
 
     layout: QuantizedLayout = "packed"
@@ -51,6 +52,7 @@ class QuantizationSettings:
     token_table: str = "float16"
     norm_eps: float | None = None
     floating_point_linears: tuple[str, ...] = ()
+    learned_scales: bool = False
     version: int = FORMAT_VERSION
 
     @classmethod
@@ -76,7 +78,8 @@ class QuantizationSettings:
                 f"the quantization_config of {where} has sites {config.get('sites')!r} and token table {table!r}: damaged"
             )
         linears = config.get("floating_point_linears") or ()
-        return cls(layout, config["sites"], table, config.get("norm_eps"), tuple(linears), version)
+        learned = bool(config.get("learned_scales"))
+        return cls(layout, config["sites"], table, config.get("norm_eps"), tuple(linears), learned, version)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -108,6 +111,7 @@ def settings_of(
         token_table,
         None if eps == default_norm_eps(model) else eps,
         tuple(_floating_point_linears(model)),
+        any(module.log_scale is not None for module in linears.values()) and layout == "latent",
     )
 
 

@@ -1,5 +1,7 @@
 """Which layers become ternary, where the norms stand, and that calibration keeps the function."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from bitembed_core.conversion import (
     convert_to_bitnet,
     freeze,
     input_rms,
+    learn_scales,
     use_kernel,
 )
 from bitembed_core.ops import library
@@ -197,3 +200,58 @@ def test_outside_the_annealing_the_model_is_ternary(make_embedder) -> None:
     with annealed(embedder.model, 1.0):
         assert torch.equal(embedder.embed(batch), embedded)
     assert torch.equal(embedder.embed(batch), embedded)
+
+
+def test_learned_scales_begin_with_equation_1_and_are_what_every_life_has(make_embedder) -> None:
+    embedder = make_embedder("bert")
+    embedder.convert()
+    texts = ["one text", "another one"]
+    before = embedder.encode(texts)
+    layers = [layer for _, layer in bit_linears(embedder.model)]
+    means = [quantize_weight(layer.weight)[1] for layer in layers]
+    report = conversion_report(embedder.model)
+    learn_scales(embedder.model)
+    assert conversion_report(embedder.model) == report  # a scale is part of its ternary weight
+    similarity = (embedder.encode(texts) * before).sum(axis=1)
+    assert similarity.min() > 0.999  # a weight at the threshold may fall to its other side
+    with torch.no_grad():
+        for layer in layers:
+            layer.log_scale.add_(0.3)
+    for layer, mean in zip(layers, means, strict=True):
+        codes, scale = layer.ternary()
+        assert scale == pytest.approx(float(mean.detach()) * math.exp(0.3), rel=1e-4)
+        wanted = (layer.weight / layer.log_scale.exp()).round().clamp(-1, 1)
+        assert torch.equal(codes, wanted.to(torch.int8))
+    latent, embedded = embedder.encode(texts), embedder.embed(embedder.tokenize(texts))
+    assert (latent * before).sum(axis=1).max() < 0.9999  # the encoder takes over what was changed
+    embedder.freeze()
+    assert all(layer.log_scale is None for layer in layers)
+    assert (embedder.encode(texts) == latent).all()
+    torch.testing.assert_close(embedder.embed(embedder.tokenize(texts)), embedded)
+    with pytest.raises(ValueError, match="this layer is frozen"):
+        learn_scales(embedder.model)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "int8"])
+def test_a_learned_scale_is_trained_with_its_weight(kernel: str) -> None:
+    """Against LSQ written out in floating point, with and without annealing."""
+    for pressure in (0.5, 1.0):
+        torch.manual_seed(0)
+        layer = BitLinear(24, 10, norm_eps=None)
+        use_kernel(layer, kernel)
+        layer.learn_scale()
+        x, upstream = torch.randn(6, 24), torch.randn(6, 10)
+        x_codes, x_scale = quantize_activation(x)
+        weight, log_scale = (p.detach().clone().requires_grad_() for p in (layer.weight, layer.log_scale))
+        clipped = (weight.detach() / log_scale.exp()).clamp(-1, 1)
+        ternary = log_scale.exp() * (clipped + (clipped.round() - clipped).detach())
+        ternary = ternary + weight - weight.detach()  # straight through
+        weight_between = weight + pressure * (ternary - weight)
+        expected = F.linear(x_codes * x_scale, weight_between, layer.bias)
+        wanted = torch.autograd.grad(expected, (weight, log_scale), upstream)
+        with annealed(layer, pressure):
+            y = layer(x)
+        found = torch.autograd.grad(y, (layer.weight, layer.log_scale), upstream)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[1], wanted[1] / weight.numel() ** 0.5, rtol=1e-3, atol=1e-5)

@@ -8,6 +8,7 @@ from bitembed_core.quantizers import (
     StraightThrough,
     fake_quantize_activation,
     fake_quantize_weight,
+    learned_pattern,
     quantize_activation,
     quantize_weight,
 )
@@ -82,22 +83,31 @@ def test_fake_quantized_values_are_exactly_code_times_scale() -> None:
     assert torch.equal(fake_quantize_activation(x), codes * scale)
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_without_pressure_a_weight_is_itself_and_under_all_of_it_equation_1(name: str) -> None:
-    weight = WEIGHTS[name]
-    codes, scale = quantize_weight(weight)
-    assert torch.equal(fake_quantize_weight(weight, 0.0), weight)
-    assert torch.equal(fake_quantize_weight(weight, 1.0), codes * scale)
-    between = weight + 0.3 * (codes * scale - weight)
-    torch.testing.assert_close(fake_quantize_weight(weight, 0.3), between)
+@pytest.mark.parametrize("scale", [0.2, 0.6, 1.3])
+def test_a_learned_pattern_is_ternary_by_equation_1_with_the_learned_scale(scale: float) -> None:
+    weight = WEIGHTS["gauss"]
+    pattern = learned_pattern(weight, torch.tensor([scale]).log())
+    codes, mean = quantize_weight(pattern)
+    expected = [max(-1, min(1, round(w / scale))) for w in weight.flatten().tolist()]
+    assert codes.flatten().tolist() == expected
+    assert mean.item() == pytest.approx(scale, rel=1e-6)
+    share = sum(map(abs, expected)) / len(expected)
+    torch.testing.assert_close(pattern.flatten(), torch.tensor(expected) * scale / share)
+    assert learned_pattern(WEIGHTS["zero"], torch.tensor([0.0])).eq(0).all()
 
 
-@pytest.mark.parametrize("pressure", [0.0, 0.3, 1.0])
-def test_gradient_passes_straight_through_under_any_pressure(pressure: float) -> None:
-    weight = torch.randn(4, 6, requires_grad=True)
-    upstream = torch.randn(4, 6)
-    fake_quantize_weight(weight, pressure).backward(upstream)
+def test_the_gradients_of_a_learned_pattern_are_lsqs() -> None:
+    """`s round(W / s)` between the outer levels and `+-s` beyond them, by autograd with a straight-through rounding."""
+    weight = WEIGHTS["gauss"].clone().requires_grad_()
+    log_scale = torch.tensor([-0.4], requires_grad=True)
+    upstream = torch.randn(7, 13)
+    learned_pattern(weight, log_scale).backward(upstream)
     assert torch.equal(weight.grad, upstream)
+    again = torch.tensor([-0.4], requires_grad=True)
+    ratio = weight.detach() / again.exp()
+    clipped = ratio.clamp(-1, 1)
+    (again.exp() * (clipped + (clipped.round() - clipped).detach())).backward(upstream)
+    torch.testing.assert_close(log_scale.grad, again.grad / (7 * 13) ** 0.5)
 
 
 def test_straight_through_returns_the_quantized_value_itself() -> None:

@@ -30,6 +30,10 @@ class DistillConfig(TrainingConfig):
         "all", "where a plain backbone gets its norms when it is converted"
     )
     calibration_texts: int = option(256, "texts that set the gains of the new norms; 0 takes random tokens")
+    learned_scales: bool = option(
+        False,
+        "train the scale of every ternary weight, and with it the threshold, of a plain backbone; others stay as they are",
+    )
     bits: tuple[int | str, ...] = option(
         (1, 2, 4, 8, 16),
         "output precisions that are trained for (paper: these five); names of fitted formats too, such as int2-fitted",
@@ -80,6 +84,6 @@ def distill_stage(config: DistillConfig) -> Stage:
         config,
         Examples(config.triplets, "triplets", config.hard_negatives, config.mine, config.mining_margin),
         config.teacher,
-        Conversion(config.sites, config.calibration_texts),
+        Conversion(config.sites, config.calibration_texts, config.learned_scales),
         config.rotation,
     )

@@ -26,6 +26,10 @@ class PretrainConfig(TrainingConfig):
         "norms before every ternary linear (released checkpoints), two per block (paper, Eq 3), or none",
     )
     calibration_texts: int = option(256, "texts that set the gains of the new norms; 0 takes random tokens")
+    learned_scales: bool = option(
+        False,
+        "train the scale of every ternary weight, and with it the threshold, instead of taking mean|W|",
+    )
     teacher: str | None = option(
         None, "model to imitate from the first step; the paper has none in this stage"
     )
@@ -61,5 +65,5 @@ def pretrain_stage(config: PretrainConfig) -> Stage:
         config,
         Examples(config.pairs, "pairs"),
         config.teacher,
-        Conversion(config.sites, config.calibration_texts),
+        Conversion(config.sites, config.calibration_texts, config.learned_scales),
     )

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from bitembed_core import BitEmbedder
+from bitembed_core.conversion import learn_scales
 from workbench.catalog.example import ExampleSource
 from workbench.catalog.examples import MIXES, Kind, load_examples
 from workbench.catalog.models import load_embedder
@@ -51,6 +52,7 @@ class Conversion:
 
     sites: Literal["all", "output", "none"]
     calibration_texts: int
+    learned_scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ def prepare(stage: Stage) -> Training:
     if stage.conversion is not None and not student.is_ternary:
         texts = sample_texts(sources, stage.conversion.calibration_texts, config.seed)
         student.convert(stage.conversion.sites, calibration_texts=texts or None)
+        if stage.conversion.learned_scales:
+            learn_scales(student.model)
     if stage.rotation != "none":
         texts = sample_texts(sources, ROTATION_TEXTS, config.seed)
         rotate(student, stage.rotation, texts, config.seed, fitted_to=teacher)

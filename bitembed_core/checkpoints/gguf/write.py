@@ -120,7 +120,7 @@ def _floating_tensors(model: PreTrainedModel, ternary: dict[str, BitLinear]) -> 
             tensors[f"{owner}.weight"] = decode_rows(
                 table.table.detach(), table.scale, table.precision, table.dimension
             )
-        elif leaf != "weight_scale":
+        elif leaf not in ("weight_scale", "log_scale"):
             tensors[key] = tensor.detach()
     return tensors
 

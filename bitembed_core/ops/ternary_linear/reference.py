@@ -25,16 +25,21 @@ def ternary_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, norm: 
 def annealed_linear(
     x: Tensor,
     weight: Tensor,
+    quantized: Tensor,
+    pressure: float,
     bias: Tensor | None = None,
     norm: Norm | None = None,
-    pressure: float = 1.0,
 ) -> Tensor:
-    """As `ternary_linear`, with a weight that is rounded as far as `pressure` says (see `fake_quantize_weight`).
+    """As `ternary_linear`, with the weight `W + pressure (Qw(W) - W)`: with 0 it is `W`, with 1 it is `Qw(W)`.
 
-    Such a weight has no integer codes, so this is what runs on every device while quantization sets in.
+    Training may begin with little quantization and end with all of it (annealed pressure, as in Hestia, arXiv 2601.20745).
+    What is between has no integer codes, so this is what runs on every device while quantization sets in.
+
+    Args:
+        quantized: `Qw(W)` (out, in), with its gradients.
     """
-    x_quantized = fake_quantize_activation(normalised(x, norm))
-    return F.linear(x_quantized, fake_quantize_weight(weight, pressure), bias)
+    softened = torch.lerp(weight, quantized.to(weight.dtype), pressure)
+    return F.linear(fake_quantize_activation(normalised(x, norm)), softened, bias)
 
 
 def frozen_ternary_linear(

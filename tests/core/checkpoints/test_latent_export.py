@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from bitembed_core import BitEmbedder
 from bitembed_core.checkpoints.latent_export import bfloat16_latent, pattern_latent
+from bitembed_core.conversion import bit_linears, learn_scales
 from bitembed_core.quantizers import quantize_weight
 
 SHAPES = [(64, 48), (96, 128), (256, 640)]
@@ -52,3 +54,39 @@ def test_what_no_weight_stands_for() -> None:
     zeros = torch.zeros(4, 4, dtype=torch.int8)
     assert bfloat16_latent(zeros, torch.tensor(0.5)) is None
     assert pattern_latent(zeros, torch.tensor(0.5)).eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layout"),
+    [
+        *(("bert", layout) for layout in ("release", "latent", "packed")),
+        ("qwen3", "release"),
+        ("qwen3", "gguf"),
+    ],
+)
+def test_learned_scales_are_kept_by_every_layout(
+    make_embedder, make_published, sentences, tmp_path, architecture, layout
+) -> None:
+    embedder = make_published("qwen3") if architecture == "qwen3" else make_embedder("bert")
+    if not embedder.is_ternary:
+        embedder.convert("all", sentences)
+    learn_scales(embedder.model)
+    torch.manual_seed(3)
+    layers = dict(bit_linears(embedder.model))
+    with torch.no_grad():
+        for layer in layers.values():  # some far from the mean of the latent weights
+            layer.log_scale.add_(torch.randn(1) * 0.4)
+    ternary = {name: layer.ternary() for name, layer in layers.items()}
+    embedder.save_pretrained(tmp_path / "m", layout)
+    again = BitEmbedder.from_pretrained(tmp_path / "m", device="cpu")
+    for name, layer in bit_linears(again.model):
+        codes, scale = layer.ternary()
+        assert torch.equal(codes, ternary[name][0]), name
+        assert torch.equal(scale, ternary[name][1]), name
+        if layout == "latent":
+            assert torch.equal(layer.log_scale, layers[name].log_scale)
+            assert torch.equal(layer.weight, layers[name].weight)
+        else:
+            assert layer.log_scale is None
+    if layout != "gguf":  # its tables and norms are rounded further
+        assert (again.encode(sentences) == embedder.encode(sentences)).all()

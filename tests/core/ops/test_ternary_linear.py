@@ -5,8 +5,16 @@ import torch
 from torch.nn import functional as F
 
 from bitembed_core.ops import gpu, library
-from bitembed_core.ops.ternary_linear import KERNELS, Norm, blocked, integer, reference, select_kernel
-from bitembed_core.quantizers import quantize_activation, quantize_weight
+from bitembed_core.ops.ternary_linear import (
+    KERNELS,
+    Norm,
+    annealed_linear,
+    blocked,
+    integer,
+    reference,
+    select_kernel,
+)
+from bitembed_core.quantizers import fake_quantize_weight, quantize_activation, quantize_weight
 
 SHAPES = [((1, 1), 1), ((63, 100), 7), ((2, 5, 64), 48), ((100, 1), 3), ((3, 2, 2, 17), 5), ((1, 3072), 4)]
 
@@ -92,6 +100,18 @@ def test_frozen_equals_latent(name: str) -> None:
     kernel = KERNELS[name]
     x, weight = inputs((9, 33), 12, "gauss")
     assert torch.equal(kernel.frozen(x, *quantize_weight(weight)), kernel.latent(x, weight))
+
+
+def test_the_ends_of_annealing_are_exact() -> None:
+    x, weight = inputs((9, 33), 12, "gauss")
+    x_codes, x_scale = quantize_activation(x)
+    w_codes, w_scale = quantize_weight(weight)
+    quantized = fake_quantize_weight(weight)
+    float_weights = annealed_linear(x, weight, quantized, 0.0)
+    assert torch.equal(float_weights, F.linear(x_codes * x_scale, weight))
+    ternary = annealed_linear(x, weight, quantized, 1.0)
+    assert torch.equal(ternary, F.linear(x_codes * x_scale, w_codes * w_scale))
+    assert torch.equal(ternary, reference.ternary_linear(x, weight))
 
 
 def test_a_token_does_not_depend_on_its_neighbours() -> None:

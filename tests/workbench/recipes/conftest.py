@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from bitembed_core import BitEmbedder
+from bitembed_core.conversion import learn_scales
 from workbench.catalog.example import Example, ExampleSource
 from workbench.recipes.batches import BatchSchedule
 from workbench.recipes.dev_set import DevSet
@@ -69,11 +70,14 @@ def make_training(
         ternary: bool = True,
         sources: list[ExampleSource] | None = None,
         architecture: str = "bert",
+        learned_scales: bool = False,
     ) -> Training:
         dev_set = None
         student = make_embedder(architecture)
         if ternary:
             student.convert()
+        if learned_scales:
+            learn_scales(student.model)
         run = Run(tmp_path / config.out)
         if not run.exists:
             run = Run.create(run.path, config)

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -106,29 +107,35 @@ def test_a_pause_in_the_last_step_ends_the_run(make_training: Make) -> None:
     assert training.run.finished
 
 
-def test_annealed_weights_and_two_phases_of_decay_resume_too(make_training: Make) -> None:
+@pytest.mark.parametrize("learned_scales", [False, True])
+def test_what_makes_weights_ternary_resumes_too(make_training: Make, learned_scales: bool) -> None:
     """Interrupted while quantization sets in, and before the decay ends."""
     schedules = {"pressure_warmup_share": 0.8, "weight_decay": 0.5, "weight_decay_until": 0.7}
     config = TinyConfig(**schedules, **CONTRASTIVE_ONLY)
-    whole = make_training(replace(config, out="whole"))
+    make = partial(make_training, learned_scales=learned_scales)
+    whole = make(replace(config, out="whole"))
+    before = parameters(whole)
     expected = list(whole.records())
     assert [record["pressure"] for record in expected] == [k / 8 for k in range(8)] + [1.0, 1.0]
     assert whole.optimizer.param_groups[0]["weight_decay"] == 0.0
 
-    list(islice(make_training(replace(config, out="parts")).records(), 5))
-    resumed = make_training(replace(config, out="parts"))
+    list(islice(make(replace(config, out="parts")).records(), 5))
+    resumed = make(replace(config, out="parts"))
     list(resumed.records())
     assert without_clock(resumed.run.records()) == without_clock(expected)
     for name, value in parameters(whole).items():
         assert torch.equal(value, resumed.student.model.get_parameter(name)), name
     assert not torch.equal(
         whole.student.model.get_parameter("encoder.layer.0.output.dense.weight"),
-        trained_plainly(make_training).get_parameter("encoder.layer.0.output.dense.weight"),
+        trained_plainly(make).get_parameter("encoder.layer.0.output.dense.weight"),
     )
+    scales = [name for name in before if name.endswith("log_scale")]
+    assert len(scales) == (12 if learned_scales else 0)
+    assert all(whole.student.model.get_parameter(name) != before[name] for name in scales)
 
 
-def trained_plainly(make_training: Make) -> torch.nn.Module:
-    training = make_training(TinyConfig(out="plain", **CONTRASTIVE_ONLY))
+def trained_plainly(make: Make) -> torch.nn.Module:
+    training = make(TinyConfig(out="plain", **CONTRASTIVE_ONLY))
     list(training.records())
     return training.student.model
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bitembed_core import BitEmbedder
+from bitembed_core.conversion import bit_linears
 from workbench.catalog.example import Example
 from workbench.recipes import mining
 from workbench.recipes.distill import DistillConfig, distill
@@ -71,6 +72,33 @@ def test_the_whole_path(tiny_model_folder: Path, tmp_path: Path, data: dict[str,
     texts = ["w1 w2", "w3"]
     np.testing.assert_allclose(packed.encode(texts), latent.encode(texts), atol=1e-3)  # norms as float16
     assert Run.open(stage_2.out).recipe == "distill"
+
+
+def test_learned_scales_go_from_stage_to_stage(
+    tiny_model_folder: Path, tmp_path: Path, data: dict[str, str]
+) -> None:
+    common = {**SMALL, "learning_rate": 1e-2}
+    stage_1 = PretrainConfig(
+        backbone=str(tiny_model_folder),
+        out=str(tmp_path / "1"),
+        pairs=data["pairs"],
+        learned_scales=True,
+        **common,
+    )
+    stage_2 = DistillConfig(
+        backbone=stage_1.out,
+        out=str(tmp_path / "2"),
+        triplets=data["triplets"],
+        teacher=str(tiny_model_folder),
+        **common,
+    )
+    after = [
+        BitEmbedder.from_pretrained(list(run)[-1]["latent"]) for run in (pretrain(stage_1), distill(stage_2))
+    ]
+    first, second = ([layer.log_scale for _, layer in bit_linears(embedder.model)] for embedder in after)
+    assert all(s.item() != t.item() for s, t in zip(first, second, strict=True))
+    packed, texts = BitEmbedder.from_pretrained(Run.open(stage_2.out).model), ["w1 w2", "w3"]
+    np.testing.assert_allclose(packed.encode(texts), after[1].encode(texts), atol=1e-3)  # norms as float16
 
 
 def test_a_rotation_does_not_disturb_imitation_and_is_kept(
