@@ -5,6 +5,7 @@ app = marimo.App(width="medium", app_title="Stage 1: contrastive pre-training")
 
 with app.setup:
     import marimo as mo
+    import numpy as np
 
     from workbench.catalog.examples import load_examples
     from workbench.catalog.models import load_embedder
@@ -118,8 +119,9 @@ def _(records):
 def _(records, settings):
     mo.stop(not records)
     sources = load_examples(settings.pairs, "pairs", limit_per_source=20, seed=settings.seed + 1)
-    queries = [source.examples[0].query for source in sources][:6]
-    texts = list(dict.fromkeys(example.positive for source in sources for example in source.examples))
+    samples = [source.sample(20, np.random.default_rng(settings.seed)) for source in sources]
+    queries = [examples[0].query for examples in samples][:6]
+    texts = list(dict.fromkeys(example.positive for examples in samples for example in examples))
     original, trained = load_embedder(origin_of(settings.backbone)), load_embedder(settings.out)
     neighbours = nearest_neighbours(
         find_neighbours(original, queries, texts), find_neighbours(trained, queries, texts)

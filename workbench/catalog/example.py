@@ -1,6 +1,10 @@
-"""The unit of training text: a query, the text that answers it, and texts that do not."""
+"""The unit of training text: a query, the text that answers it, and texts that do not; and sources of it."""
 
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +22,27 @@ class Example:
 
 @dataclass(frozen=True)
 class ExampleSource:
-    """Examples of one origin. `in_batch` False: another example's positive may answer this query as well,
-    so only an example's own negatives may be used."""
+    """Examples of one origin, in memory.
+
+    `in_batch` False: another example's positive may answer this query as well, so only an example's own negatives may be
+    used. `weight` is the share of batches that come from here, relative to other weights; None leaves it to the sizes.
+    """
 
     name: str
     origin: str
     licence: str
     examples: list[Example]
     in_batch: bool = True
+    weight: float | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.examples)
+
+    def sample(self, count: int, generator: np.random.Generator) -> list[Example]:
+        """Up to `count` examples drawn at random, none twice."""
+        return [self.examples[index] for index in generator.permutation(self.size)[:count]]
+
+    def without(self, texts: Set[str]) -> Self:
+        """The source without the examples that have one of `texts`."""
+        return replace(self, examples=[e for e in self.examples if texts.isdisjoint(e.texts)])

@@ -1,25 +1,31 @@
-"""Training text by name: offline sources and mixes of them, files of one's own, hub data sets."""
+"""Training text by name: offline sources and mixes of them, files of one's own, hub data sets, mixtures of all these."""
 
+import glob
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, zip_longest
+from math import sqrt
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from workbench.catalog.example import Example, ExampleSource
+from workbench.catalog.mixture import is_mixture, read_mixture
 from workbench.catalog.overlap import OverlapFilter
 from workbench.catalog.packages import PackageUnavailable
 from workbench.catalog.sources import PAIRS, TRIPLETS, SourceEntry
+from workbench.catalog.streamed import Source, StreamedSource
 from workbench.catalog.text import cached_rows, draw, fold, squash
-from workbench.catalog.user_examples import is_example_file, read_file, read_hub, read_texts
+from workbench.catalog.user_examples import HUB_PREFIX, is_example_file, read_file, read_hub, read_texts
 
-__all__ = ["MIXES", "Example", "ExampleSource", "Kind", "load_examples", "unlabelled_texts"]
+__all__ = ["MIXES", "Example", "ExampleSource", "Kind", "is_streamed", "load_examples", "unlabelled_texts"]
 
 logger = logging.getLogger("bitembed")
 
 Kind = Literal["pairs", "triplets"]
-HUB_PREFIX = "hub:"
 
 TABLES: Mapping[Kind, Mapping[str, SourceEntry]] = {"pairs": PAIRS, "triplets": TRIPLETS}
 # Mix name -> kind -> source -> how many examples of it at most (None: all).
@@ -63,13 +69,15 @@ def load_examples(
     exclude: OverlapFilter | None = None,
     limit_per_source: int | None = None,
     seed: int = 0,
-) -> list[ExampleSource]:
-    """Training examples, one ExampleSource per origin; a batch should be drawn from one of them.
+) -> list[Source]:
+    """Training examples, one source per origin; a batch should be drawn from one of them.
 
     `spec` names what to load, several parts joined by commas: a mix ("demo", "offline"), a source of the
-    catalog, a .jsonl or .parquet file of {query, positive, negatives?, source?, in_batch?}, or
-    "hub:owner/name[@configuration][:split]". `kind` "pairs" allows examples without negatives, "triplets"
-    does not. `exclude` drops what shares text with evaluation sets; `limit_per_source` samples by `seed`.
+    catalog, a .jsonl or .parquet file of {query, positive, negatives?, source?, in_batch?},
+    "hub:owner/name[@configuration][:split]"; or data that are read while they are used: a folder of such files or a
+    pattern like "shards/*.parquet", one source each, and a mixture file (`workbench.catalog.mixture`). `kind` "pairs" allows
+    examples without negatives, "triplets" does not. `exclude` drops what shares text with evaluation sets;
+    `limit_per_source` samples by `seed`, whole blocks of rows where data are read while they are used.
 
     ValueError names unknown sources and faulty lines. A named source that cannot be fetched raises
     PackageUnavailable; in a mix it is left out with a warning.
@@ -77,8 +85,12 @@ def load_examples(
     if kind not in TABLES:
         raise ValueError(f"kind is 'pairs' or 'triplets', not {kind!r}")
     parts = [spec] if Path(spec).is_file() else [part.strip() for part in spec.split(",")]
-    loaded = []
+    loaded: list[Source] = []
     for source in chain.from_iterable(_load_part(part, kind, seed) for part in parts):
+        if isinstance(source, StreamedSource):
+            streamed = replace(source, exclude=exclude)
+            loaded.append(streamed if limit_per_source is None else streamed.limited(limit_per_source, seed))
+            continue
         kept = exclude.keep(source) if exclude else source
         if not kept.examples:
             logger.warning("%s is left out: every example overlaps the evaluation text", source.name)
@@ -89,16 +101,21 @@ def load_examples(
     return loaded
 
 
+def is_streamed(part: str) -> bool:
+    """Whether a part of a specification names data that are read while they are used."""
+    return is_mixture(part) or Path(part).is_dir() or (glob.has_magic(part) and not Path(part).exists())
+
+
 def unlabelled_texts(spec: str, limit: int, seed: int = 0, exclude: OverlapFilter | None = None) -> list[str]:
     """Up to `limit` different passages of what `spec` names, taken from its sources in turn.
 
     Besides everything that `load_examples` reads, a .jsonl or .parquet file of {text} will do.
     """
-    if is_example_file(spec) and (texts := read_texts(Path(spec))):
+    if is_example_file(spec) and not is_streamed(spec) and (texts := read_texts(Path(spec))):
         columns = [texts]
     else:
         sources = load_examples(spec, "pairs", exclude=exclude, seed=seed)
-        columns = [[example.positive for example in source.examples] for source in sources]
+        columns = [_positives(source, limit, seed) for source in sources]
     for number, column in enumerate(columns):
         columns[number] = list(dict.fromkeys(column))
         random.Random(f"{seed}-{number}").shuffle(columns[number])
@@ -106,7 +123,14 @@ def unlabelled_texts(spec: str, limit: int, seed: int = 0, exclude: OverlapFilte
     return list(dict.fromkeys(in_turn))[:limit]
 
 
-def _load_part(part: str, kind: Kind, seed: int) -> Iterator[ExampleSource]:
+def _positives(source: Source, limit: int, seed: int) -> list[str]:
+    """All positives of a source in memory, `limit` of another one."""
+    if isinstance(source, StreamedSource):
+        return [example.positive for example in source.sample(limit, np.random.default_rng(seed))]
+    return [example.positive for example in source.examples]
+
+
+def _load_part(part: str, kind: Kind, seed: int) -> Iterator[Source]:
     table = TABLES[kind]
     if part in MIXES:
         yield from _load_mix(part, kind, seed)
@@ -114,13 +138,36 @@ def _load_part(part: str, kind: Kind, seed: int) -> Iterator[ExampleSource]:
         yield _built(table[part], kind)
     elif part.startswith(HUB_PREFIX):
         yield read_hub(part.removeprefix(HUB_PREFIX), kind)
+    elif is_mixture(part):
+        yield from _load_mixture(Path(part), kind, seed)
+    elif is_streamed(part):
+        yield StreamedSource.open(part, part, kind)
     elif is_example_file(part):
         yield from read_file(Path(part), kind)
     else:
         raise ValueError(
-            f"no {kind} called {part!r}: give a mix ({', '.join(MIXES)}), a source ({', '.join(table)}), "
-            f"a .jsonl or .parquet file, or {HUB_PREFIX}owner/name[@configuration][:split]"
+            f"no {kind} called {part!r}: give a mix ({', '.join(MIXES)}), a source ({', '.join(table)}), a .jsonl "
+            "or .parquet file, a folder or a pattern of such files, a mixture file (.json), or "
+            f"{HUB_PREFIX}owner/name[@configuration][:split]"
         )
+
+
+def _load_mixture(path: Path, kind: Kind, seed: int) -> Iterator[Source]:
+    for name, settings in read_mixture(path):
+        data = settings.pop("data")
+        if data not in MIXES and data not in TABLES[kind]:
+            yield StreamedSource.open(name, data, kind, **settings)
+            continue
+        weight = settings.pop("weight", None)
+        if settings:
+            raise ValueError(
+                f"{path}: {name!r} is of the catalog, which knows its {', '.join(settings)} itself"
+            )
+        sources = [source for source in _load_part(data, kind, seed) if isinstance(source, ExampleSource)]
+        total = sum(sqrt(source.size) for source in sources)
+        for source in sources:
+            share = None if weight is None else weight * sqrt(source.size) / total
+            yield replace(source, weight=share)
 
 
 def _load_mix(mix: str, kind: Kind, seed: int) -> Iterator[ExampleSource]:

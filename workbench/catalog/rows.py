@@ -1,5 +1,6 @@
-"""Rows of a user's JSONL and Parquet files, with errors that name the file and the line."""
+"""A user's JSONL and Parquet files: finding them, and their rows, with errors that name the file and the line."""
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -7,6 +8,33 @@ from typing import Any
 
 Row = Mapping[str, Any]
 SUFFIXES = (".jsonl", ".parquet")
+
+
+def find_files(spec: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """The files with one of `suffixes` that a file, a folder or a pattern such as `data/*.parquet` names, in their order.
+
+    FileNotFoundError when there are none; ValueError for a file of another kind. Hidden files of folders and patterns are
+    passed over.
+    """
+
+    def is_readable(path: Path) -> bool:
+        return path.name.endswith(suffixes) and not path.name.startswith(".")
+
+    path = Path(spec)
+    if path.is_dir():
+        found = [entry for entry in path.iterdir() if is_readable(entry)]
+    elif glob.has_magic(spec) and not path.exists():
+        matches = map(Path, glob.glob(spec, recursive=True))
+        found = [match for match in matches if match.is_file() and is_readable(match)]
+    elif not is_readable(path):
+        raise ValueError(
+            f"{path} cannot be read: texts come from {', '.join(suffixes[:-1])} or {suffixes[-1]} files"
+        )
+    else:
+        found = [path] if path.is_file() else []
+    if not found:
+        raise FileNotFoundError(f"there is no {', '.join(suffixes)} file at {spec}")
+    return sorted(found)
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:

@@ -9,6 +9,7 @@ from workbench.catalog.example import Example, ExampleSource
 from workbench.catalog.packages import PackageUnavailable
 from workbench.catalog.rows import SUFFIXES, Row, read_rows, text_field
 
+HUB_PREFIX = "hub:"
 QUERY_COLUMNS = ("query", "anchor", "question")
 POSITIVE_COLUMNS = ("positive", "answer", "passage", "document")
 NEGATIVE_COLUMN = re.compile(r"negatives?(_\d+)?$")
@@ -55,15 +56,15 @@ def read_hub(spec: str, kind: str) -> ExampleSource:
     """
     name, _, split = hub_address(spec)
     table = load_hub(spec)
-    query = _first_column(QUERY_COLUMNS, table.column_names, name)
-    positive = _first_column(POSITIVE_COLUMNS, table.column_names, name)
+    query = first_column(QUERY_COLUMNS, table.column_names, name)
+    positive = first_column(POSITIVE_COLUMNS, table.column_names, name)
     negatives = [column for column in table.column_names if NEGATIVE_COLUMN.fullmatch(column)]
     examples = [
         _example(
             {
                 "query": row[query],
                 "positive": row[positive],
-                "negatives": [text for column in negatives for text in _as_list(row[column])],
+                "negatives": [text for column in negatives for text in as_list(row[column])],
             },
             f"{name}, row {number}",
             kind,
@@ -94,7 +95,7 @@ def load_hub(spec: str, **options: Any) -> Any:
         ) from error
 
 
-def _first_column(wanted: Iterable[str], columns: list[str], name: str) -> str:
+def first_column(wanted: Iterable[str], columns: list[str], name: str) -> str:
     found = next((column for column in wanted if column in columns), None)
     if found is None:
         raise ValueError(
@@ -103,12 +104,12 @@ def _first_column(wanted: Iterable[str], columns: list[str], name: str) -> str:
     return found
 
 
-def _as_list(value: object) -> list[Any]:
+def as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _example(row: Row, place: str, kind: str) -> Example:
-    negatives = _as_list(row.get("negatives"))
+    negatives = as_list(row.get("negatives"))
     for negative in negatives:
         if not isinstance(negative, str) or not negative.strip():
             raise ValueError(f"{place}: `negatives` must be texts, got {negative!r}")

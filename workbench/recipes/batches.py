@@ -1,25 +1,25 @@
 """Which examples step t trains on: a function of the sources, the seed and t, and of nothing else.
 
 Every process can therefore compute every batch, and a resumed run needs no reader's position. One source
-is drawn per step, with probability proportional to the square root of its size, so that large sources
-lead without drowning the small ones. Each source is walked in its own shuffled order, and shuffled anew
-for each epoch.
+is drawn per step, with probability proportional to its weight; without weights, to the square root of its size, so that
+large sources lead without drowning the small ones. Each source is walked in its own shuffled order, and shuffled anew
+for each epoch (`walks` in memory, `streams` from shards).
 """
 
 import logging
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from workbench.catalog.example import Example, ExampleSource
+from workbench.catalog.streamed import Source, StreamedSource
+from workbench.recipes.streams import StreamedWalk
+from workbench.recipes.walks import MemoryWalk, Walk
 
 logger = logging.getLogger("bitembed")
 
-SOURCE_STREAM, ORDER_STREAM, NEGATIVES_STREAM = 0, 1, 2  # independent random streams of one seed
-LOOK_AHEAD = 4  # batches' worth of examples that may be put off to keep equal texts apart
+SOURCE_STREAM, NEGATIVES_STREAM = 0, 2  # independent random streams of one seed
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,6 @@ class ExampleBatch:
         )
 
 
-@dataclass(frozen=True)
-class _Walk:
-    """Examples of one source that can stand in one batch: all have hard negatives, or none needs them."""
-
-    source: ExampleSource
-    members: tuple[int, ...]
-    negatives: int
-
-
 class BatchSchedule:
     """The batches of a run: `schedule.batch(step)`, steps counted from 0.
 
@@ -81,105 +72,95 @@ class BatchSchedule:
     """
 
     def __init__(
-        self, sources: Sequence[ExampleSource], batch_size: int, seed: int, hard_negatives: int = 0
+        self, sources: Sequence[Source], batch_size: int, seed: int, hard_negatives: int = 0
     ) -> None:
         self.batch_size = batch_size
         self.seed = seed
         self.sources = tuple(sources)
-        self.walks = [walk for source in sources for walk in _walks(source, batch_size, hard_negatives)]
+        self.walks = list(_walks(sources, batch_size, seed, hard_negatives))
         if not self.walks:
-            sizes = (
-                ", ".join(f"{source.name} has {len(source.examples)}" for source in sources) or "none given"
-            )
+            sizes = ", ".join(f"{source.name} has {source.size}" for source in sources) or "none given"
             raise ValueError(
                 f"no source of examples can fill a batch of {batch_size} ({sizes}): "
                 "lower batch_size or give more examples"
             )
-        weights = np.sqrt([len(walk.members) for walk in self.walks])
+        weights = _weights(self.walks)
         self.borders = np.cumsum(weights) / weights.sum()
-        self._order = lru_cache(maxsize=2 * len(self.walks))(self._shuffled)
 
     def batch(self, step: int) -> ExampleBatch:
         """The batch of step `step`, the same on every process."""
         draws = np.random.default_rng([self.seed, SOURCE_STREAM]).random(step + 1)
         chosen = np.searchsorted(self.borders[:-1], draws, side="right")
         number = int(chosen[step])
-        visit = int(np.count_nonzero(chosen[:step] == number))
         walk = self.walks[number]
-        epoch, turn = divmod(visit, len(walk.members) // self.batch_size)
-        order = self._order(number, epoch)
-        indices = order[turn * self.batch_size : (turn + 1) * self.batch_size]
-        examples = [walk.source.examples[index] for index in indices]
+        indices, examples = zip(*walk.batch(int(np.count_nonzero(chosen[:step] == number))), strict=True)
         generator = np.random.default_rng([self.seed, NEGATIVES_STREAM, step])
         return ExampleBatch(
             source=walk.source.name,
             in_batch=walk.source.in_batch,
-            indices=tuple(indices),
+            indices=indices,
             queries=tuple(example.query for example in examples),
             positives=tuple(example.positive for example in examples),
             negatives=tuple(_choose(example.negatives, walk.negatives, generator) for example in examples),
         )
 
-    def _shuffled(self, number: int, epoch: int) -> list[int]:
-        walk = self.walks[number]
-        generator = np.random.default_rng([self.seed, ORDER_STREAM, number, epoch])
-        order = [walk.members[place] for place in generator.permutation(len(walk.members))]
-        if not walk.source.in_batch:
-            return order
-        return _keep_equal_texts_apart(order, walk.source.examples, self.batch_size)
+
+def _walks(sources: Sequence[Source], batch_size: int, seed: int, hard_negatives: int) -> Iterator[Walk]:
+    number = 0
+    for source in sources:
+        for members, negatives in _parts(source, hard_negatives):
+            if not members:
+                continue
+            if not source.in_batch and not negatives:
+                logger.warning(
+                    "%s: %d examples left out: no hard negatives, and in-batch negatives are not allowed here",
+                    source.name,
+                    len(members),
+                )
+            elif len(members) < batch_size:
+                logger.warning(
+                    "%s: %d examples %s hard negatives left out: fewer than a batch of %d",
+                    source.name,
+                    len(members),
+                    "with" if negatives else "without",
+                    batch_size,
+                )
+            else:
+                if isinstance(source, StreamedSource):
+                    yield StreamedWalk(source, negatives, batch_size, seed, number)
+                else:
+                    yield MemoryWalk(source, members, negatives, batch_size, seed, number)
+                number += 1
 
 
-def _walks(source: ExampleSource, batch_size: int, hard_negatives: int) -> list[_Walk]:
+def _parts(source: Source, hard_negatives: int) -> list[tuple[Sequence[int], int]]:
+    """The examples that can stand in one batch, and how many hard negatives each gets there."""
+    if isinstance(source, StreamedSource):
+        return [(range(source.size), hard_negatives if source.columns.negatives else 0)]
     having: list[int] = []
     lacking: list[int] = []
     for index, example in enumerate(source.examples):
         (having if hard_negatives and example.negatives else lacking).append(index)
-    walks = []
-    for members, negatives in ((having, hard_negatives), (lacking, 0)):
-        if not members:
-            continue
-        if not source.in_batch and not negatives:
-            logger.warning(
-                "%s: %d examples left out: no hard negatives, and in-batch negatives are not allowed here",
-                source.name,
-                len(members),
-            )
-        elif len(members) < batch_size:
-            logger.warning(
-                "%s: %d examples %s hard negatives left out: fewer than a batch of %d",
-                source.name,
-                len(members),
-                "with" if negatives else "without",
-                batch_size,
-            )
-        else:
-            walks.append(_Walk(source, tuple(members), negatives))
-    return walks
+    return [(having, hard_negatives), (lacking, 0)]
 
 
-def _keep_equal_texts_apart(order: list[int], examples: Sequence[Example], batch_size: int) -> list[int]:
-    """`order` cut into batches in each of which no query and no positive occurs twice, as far as that
-    goes."""
-    fresh = deque(order)
-    put_off: deque[int] = deque()
-    arranged: list[int] = []
-    for _ in range(len(order) // batch_size):
-        batch: list[int] = []
-        texts: set[str] = set()
-        clashing: deque[int] = deque()
-        while len(batch) < batch_size and (put_off or fresh) and len(clashing) < LOOK_AHEAD * batch_size:
-            index = put_off.popleft() if put_off else fresh.popleft()
-            own = {examples[index].query, examples[index].positive}
-            if own & texts:
-                clashing.append(index)
-            else:
-                texts |= own
-                batch.append(index)
-        while len(batch) < batch_size:
-            batch.append(clashing.popleft())
-        put_off = clashing + put_off
-        arranged += batch
-    return arranged
+def _weights(walks: Sequence[Walk]) -> NDArray[np.float64]:
+    """How often each walk is drawn, relative to the others; the walks of a source share its weight.
+
+    Raises:
+        ValueError: only some of the sources have a weight.
+    """
+    roots = np.sqrt([walk.size for walk in walks])
+    if all(walk.source.weight is None for walk in walks):
+        return roots
+    unweighted = {walk.source.name for walk in walks if walk.source.weight is None}
+    if unweighted:
+        raise ValueError(
+            f"give every source a weight in the mixture, or none: {', '.join(sorted(unweighted))} has none"
+        )
+    names = np.array([walk.source.name for walk in walks])
+    shares = [root / roots[names == name].sum() for name, root in zip(names, roots, strict=True)]
+    return np.array([walk.source.weight for walk in walks], dtype=float) * shares
 
 
 def _choose(negatives: tuple[str, ...], count: int, generator: np.random.Generator) -> tuple[str, ...]:

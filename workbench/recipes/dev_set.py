@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from bitembed_core import BitEmbedder
-from workbench.catalog.example import ExampleSource
+from workbench.catalog.streamed import Source
 
 DEV_STREAM = 4  # of the run's seed
 TOP = 10
@@ -22,9 +22,7 @@ class DevSet:
     answers: tuple[str, ...]
 
     @classmethod
-    def hold_out(
-        cls, sources: Sequence[ExampleSource], count: int, seed: int
-    ) -> tuple[Self, list[ExampleSource]]:
+    def hold_out(cls, sources: Sequence[Source], count: int, seed: int) -> tuple[Self, list[Source]]:
         """About `count` examples, evenly from all sources, at most a tenth of each; and the sources without their texts.
 
         Raises:
@@ -34,9 +32,8 @@ class DevSet:
         queries: list[str] = []
         answers: list[str] = []
         for source in sources:
-            share = min(-(-count // len(sources)), len(source.examples) // 10)
-            for index in generator.permutation(len(source.examples))[:share]:
-                example = source.examples[index]
+            share = min(-(-count // len(sources)), source.size // 10)
+            for example in source.sample(share, generator):
                 if example.query not in queries and example.positive not in answers:
                     queries.append(example.query)
                     answers.append(example.positive)
@@ -45,11 +42,7 @@ class DevSet:
                 "no source has the ten examples of which one could be held out; set dev_every to none"
             )
         held = {*queries, *answers}
-        rest = [
-            replace(source, examples=[e for e in source.examples if held.isdisjoint(e.texts)])
-            for source in sources
-        ]
-        return cls(tuple(queries), tuple(answers)), rest
+        return cls(tuple(queries), tuple(answers)), [source.without(held) for source in sources]
 
     def ndcg(self, embedder: BitEmbedder, max_length: int) -> float:
         """nDCG@10 of `embedder`, which reads `max_length` tokens, 0 to 1; a tie counts against it."""

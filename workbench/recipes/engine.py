@@ -285,7 +285,7 @@ class Training:
         """This stage, as a model card tells it."""
         kept = ("steps", "batch_size", "learning_rate", "max_length", "seed")
         settings = {name: getattr(self.config, name) for name in kept}
-        data = {"data": ", ".join(f"{s.name} ({len(s.examples)})" for s in self.schedule.sources)}
+        data = {"data": ", ".join(f"{s.name} ({s.size})" for s in self.schedule.sources)}
         taught = {"teacher": self.teacher.provenance.base_model} if self.teacher is not None else {}
         return {"stage": self.stage, **data, **taught, **settings}
 

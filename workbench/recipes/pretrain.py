@@ -19,7 +19,9 @@ class PretrainConfig(TrainingConfig):
         5e-4, "peak learning rate (not published; ternary training wants a high one)"
     )
     pairs: str = option(
-        "offline", "text pairs: a mix, source names joined by commas, a JSONL or Parquet file, hub:..."
+        "offline",
+        "text pairs: a mix, source names joined by commas, a JSONL or Parquet file, hub:<data set>; or read while they are "
+        "used: a folder or pattern of such files, a mixture.json of sources and weights (workbench/catalog/mixture.py)",
     )
     sites: Literal["all", "output", "none"] = option(
         "all",

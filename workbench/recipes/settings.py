@@ -18,7 +18,9 @@ out of training, and with a teacher dev_retention, the share of its own. The las
 folders that it wrote: latent and, if ternary, model."""
 
 TRIPLETS_HELP = (
-    "examples with hard negatives: a mix, source names with commas, a JSONL or Parquet file, hub:<data set>"
+    "examples with hard negatives: a mix, source names with commas, a JSONL or Parquet file, hub:<data set>; or read "
+    "while they are used: a folder or pattern of such files, a mixture.json of sources and weights "
+    "(workbench/catalog/mixture.py)"
 )
 
 

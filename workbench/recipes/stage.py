@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from bitembed_core import BitEmbedder
 from bitembed_core.conversion import learn_scales
 from workbench.catalog.example import ExampleSource
-from workbench.catalog.examples import MIXES, Kind, load_examples
+from workbench.catalog.examples import MIXES, Kind, is_streamed, load_examples
 from workbench.catalog.models import load_embedder
 from workbench.catalog.overlap import OverlapFilter
 from workbench.catalog.sources import TRIPLETS
+from workbench.catalog.streamed import Source
 from workbench.catalog.task_folder import read_task_folder
 from workbench.catalog.tasks import available_tasks
 from workbench.recipes.batches import BatchSchedule
@@ -141,23 +142,26 @@ def prepare(stage: Stage) -> Training:
     return Training(stage.name, config, run, accelerator, schedule, objective, student, teacher, dev_set)
 
 
-def load_sources(examples: Examples, config: TrainingConfig, miner: BitEmbedder) -> list[ExampleSource]:
+def load_sources(examples: Examples, config: TrainingConfig, miner: BitEmbedder) -> list[Source]:
     """The training examples without those that overlap evaluation text, with mined negatives if asked for.
 
-    Where negatives are mined, files, hub data sets and sources of pairs need not bring any.
+    Where negatives are mined, files, hub data sets and sources of pairs need not bring any; they are mined in memory only.
     """
     exclude = overlap_filter(config.exclude_tasks)
     is_file = Path(examples.spec).is_file()
-    sources: list[ExampleSource] = []
-    for part in [examples.spec] if is_file else examples.spec.split(","):
-        has_negatives = part.strip() in MIXES or part.strip() in TRIPLETS
+    sources: list[Source] = []
+    for part in [examples.spec] if is_file else map(str.strip, examples.spec.split(",")):
+        has_negatives = part in MIXES or part in TRIPLETS or is_streamed(part)
         kind = "pairs" if examples.mine and not has_negatives else examples.kind
         sources += load_examples(
             part, kind, exclude=exclude, limit_per_source=config.limit_per_source, seed=config.seed
         )
     if examples.mine and examples.hard_negatives:
         count, margin = examples.hard_negatives, examples.mining_margin
-        sources = [mine_negatives(source, miner, count, margin) for source in sources]
+        sources = [
+            mine_negatives(source, miner, count, margin) if isinstance(source, ExampleSource) else source
+            for source in sources
+        ]
     return sources
 
 
@@ -172,13 +176,11 @@ def overlap_filter(tasks: str) -> OverlapFilter | None:
     return OverlapFilter.from_tasks(available_tasks(tasks.split(","))[0])
 
 
-def sample_texts(sources: Sequence[ExampleSource], count: int, seed: int) -> list[str]:
+def sample_texts(sources: Sequence[Source], count: int, seed: int) -> list[str]:
     """About `count` texts, queries and positives in turn, the same number from each source."""
     generator = np.random.default_rng([seed, CALIBRATION_STREAM])
     texts: list[str] = []
     for source in sources:
-        share = min(-(-count // len(sources)), len(source.examples))
-        for number, index in enumerate(generator.permutation(len(source.examples))[:share]):
-            example = source.examples[index]
+        for number, example in enumerate(source.sample(-(-count // len(sources)), generator)):
             texts.append(example.positive if number % 2 else example.query)
     return texts

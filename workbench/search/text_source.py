@@ -1,6 +1,5 @@
 """Where texts come from: files, folders of files and hub data sets, read in pieces that decode their rows when asked."""
 
-import glob
 import gzip
 import os
 import zlib
@@ -13,11 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workbench.catalog.packages import PackageUnavailable
-from workbench.catalog.rows import Row, json_row
-from workbench.catalog.user_examples import load_hub
+from workbench.catalog.rows import Row, find_files, json_row
+from workbench.catalog.user_examples import HUB_PREFIX, load_hub
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-HUB_PREFIX = "hub:"
 ROWS_PER_PIECE = 1024
 LARGEST_COUNTED = 2**30  # bytes of JSON that are read through just to count their lines
 ID_COLUMNS, TITLE_COLUMN = ("_id", "id"), "title"
@@ -58,23 +56,7 @@ class TextSource(NamedTuple):
             FileNotFoundError: there are none.
             ValueError: a file of another kind.
         """
-        path = Path(self.spec)
-        if self.is_hub:
-            return []
-        if path.is_dir():
-            found = [entry for entry in path.iterdir() if _is_readable(entry)]
-        elif glob.has_magic(self.spec) and not path.exists():
-            matches = map(Path, glob.glob(self.spec, recursive=True))
-            found = [match for match in matches if match.is_file() and _is_readable(match)]
-        elif not _is_readable(path):
-            raise ValueError(
-                f"{path} cannot be read: texts come from {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} files"
-            )
-        else:
-            found = [path] if path.is_file() else []
-        if not found:
-            raise FileNotFoundError(f"there is no {', '.join(SUFFIXES)} file at {self.spec}")
-        return sorted(found)
+        return [] if self.is_hub else find_files(self.spec, SUFFIXES)
 
     def pieces(self) -> Iterator[Piece]:
         """All rows in their order.
@@ -185,10 +167,6 @@ def _json_pieces(path: Path) -> Iterator[Piece]:
                 yield LinesPiece(path, piece)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged or not compressed by gzip: {error}") from error
-
-
-def _is_readable(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def _holds_many(kind: pa.DataType) -> bool:

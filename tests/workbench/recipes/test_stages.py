@@ -12,6 +12,7 @@ import pytest
 
 from bitembed_core import BitEmbedder
 from bitembed_core.conversion import bit_linears
+from workbench.catalog import shards
 from workbench.catalog.example import Example
 from workbench.recipes import mining
 from workbench.recipes.distill import DistillConfig, distill
@@ -99,6 +100,28 @@ def test_learned_scales_go_from_stage_to_stage(
     assert all(s.item() != t.item() for s, t in zip(first, second, strict=True))
     packed, texts = BitEmbedder.from_pretrained(Run.open(stage_2.out).model), ["w1 w2", "w3"]
     np.testing.assert_allclose(packed.encode(texts), after[1].encode(texts), atol=1e-3)  # norms as float16
+
+
+def test_both_stages_read_a_mixture_of_shards_while_they_train(
+    tiny_model_folder: Path, tmp_path: Path, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "cache_root", lambda: tmp_path / "cache")
+    mixture = {kind: {"data": path, "weight": 1} for kind, path in data.items()}
+    (tmp_path / "pairs.json").write_text(json.dumps(mixture))
+    (tmp_path / "triplets.json").write_text(json.dumps({"triplets": mixture["triplets"]}))
+    common = {**SMALL, "backbone": str(tiny_model_folder), "dev_every": 2, "dev_examples": 2}
+    pairs, triplets = str(tmp_path / "pairs.json"), str(tmp_path / "triplets.json")
+    first = list(pretrain(PretrainConfig(out=str(tmp_path / "1"), pairs=pairs, **common)))
+    teacher_name = str(tiny_model_folder)
+    config = DistillConfig(out=str(tmp_path / "2"), triplets=triplets, teacher=teacher_name, **common)
+    second = list(distill(config))
+    assert all(np.isfinite(float(record["loss"])) for record in first + second)
+    assert "dev_ndcg" in first[-1]
+    assert {record["source"] for record in first} <= {"pairs", "triplets"}
+    card = (tmp_path / "2" / "latent" / "README.md").read_text()
+    assert "triplets (24)" in card
+    with pytest.raises(ValueError, match="has no negatives"):
+        next(distill(replace(config, out=str(tmp_path / "3"), triplets=pairs)))
 
 
 def test_a_rotation_does_not_disturb_imitation_and_is_kept(
