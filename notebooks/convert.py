@@ -7,13 +7,19 @@ with app.setup:
     import marimo as mo
 
     from bitembed_core.conversion import bit_linears
+    from workbench.blocks import block_steps
     from workbench.config import parse_config
     from workbench.figures import (
+        activation_ranges,
         agreement_by_text,
+        block_diagram,
+        bytes_bars,
         floating_point_table,
         projection_summary,
         projection_table,
+        similarities_before_and_after,
         weight_histogram,
+        zero_share_by_layer,
     )
     from workbench.figures.interactive import (
         chosen_settings,
@@ -21,6 +27,8 @@ with app.setup:
         log_to_console,
         settings_form,
     )
+    from workbench.footprint import bytes_by_part
+    from workbench.projections import by_kind
     from workbench.recipes.convert import ConvertConfig, convert
 
 
@@ -82,37 +90,89 @@ def _():
 @app.cell
 def _(converted):
     projections = dict(bit_linears(converted.embedder.model))
-    chosen = mo.ui.dropdown(
-        list(projections), value=next(iter(projections)), label="Weight matrix", searchable=True
-    )
-    chosen
-    return chosen, projections
+    names = by_kind(projections)
+    kind = mo.ui.dropdown(list(names), value=list(names)[-1], label="Projection")
+    layer = mo.ui.slider(steps=sorted(names[list(names)[-1]]), label="Layer", show_value=True)
+    mo.hstack([kind, layer], justify="start", wrap=True)
+    return kind, layer, names, projections
 
 
 @app.cell
-def _(chosen, projections):
-    weight_histogram(projections[chosen.value].weight, float(projections[chosen.value].ternary()[1]))
-    return
+def _(kind, layer, names, projections):
+    chosen = projections[names[kind.value][layer.value]]
+    weight_histogram(chosen.weight, float(chosen.ternary()[1]))
+    return (chosen,)
 
 
 @app.cell
 def _(converted):
-    projection_table(projection_summary(converted.embedder.model))
+    _summary = projection_summary(converted.embedder.model)
+    _numbers = mo.accordion({"The numbers: shapes, scales and gains": projection_table(_summary)})
+    mo.vstack([zero_share_by_layer(_summary), _numbers])
     return
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    ## Why norms go in, and what calibrating their gains does
+    ## Where norms go in
 
-    Rounding to 8 bits needs inputs of a steady size, so a *norm* is put before each ternary matrix. It divides a
-    token's vector by its root mean square and multiplies by a learned gain $g$:
+    Before a ternary matrix the conversion can put a *norm*. It divides a token's vector by its root mean square and
+    multiplies by a learned gain $g$:
 
     $$\mathrm{norm}(x) = g \cdot \frac{x}{\sqrt{\mathrm{mean}(x^2) + \epsilon}}$$
 
-    `sites = all` puts one into every projection, as the published checkpoints have it; `sites = output` only before
-    the two projections that write a block's result back.
+    The paper's SubLN has two of them in a block, before the projections that write a block's result back
+    (`output`); the published checkpoints have one in every projection (`all`). Choose, and see the block of this
+    model, as its modules are:
+    """)
+    return
+
+
+@app.cell
+def _(converted):
+    sites = mo.ui.radio(["all", "output", "none"], value=converted.report.sites, label="Norms", inline=True)
+    sites
+    return (sites,)
+
+
+@app.cell
+def _(converted, sites):
+    with errors_in_words():
+        _diagram = block_diagram(block_steps(converted.embedder.model), sites.value)
+    _diagram
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## What the norms do to the numbers that are rounded
+
+    The input of a matrix is rounded to 8 bits: each token's vector in steps of $\max|x|/127$. Tokens of very
+    different size make training unstable; after a norm every token has the size $g$ (upper panel: the box becomes
+    a line). A few *outliers* far above the rest make the steps coarse for all others: at an outlier ratio $r$ the
+    rounding error is about $r / 440$ of the token. A norm with equal gains cannot change that ratio; gains that
+    differ by channel, which training may find, can. Where the lower panel shows a smaller ratio, the ternary
+    layers before have flattened their outliers.
+    """)
+    return
+
+
+@app.cell
+def _(chosen, converted, kind, names):
+    _before, _after = (
+        {at: converted.inputs[when][name] for at, name in names[kind.value].items()}
+        for when in ("before", "after")
+    )
+    activation_ranges(_before, _after, kind.value, has_norm=chosen.norm is not None)
+    return
+
+
+@app.cell(hide_code=True)
+def _(converted):
+    _prose = mo.md(r"""
+    ## What calibrating the gains does
 
     A fresh norm with $g = 1$ changes the size of what it lets through, and the pretrained model never learned to
     live with that: it is destroyed before a single weight is rounded. If instead each gain starts as the mean root
@@ -120,41 +180,48 @@ def _():
     *calibration*. Below, the converted model is compared with the original on texts that calibration has not seen:
     with norms only, gains at one and calibrated, then with ternary weights too.
     """)
-    return
-
-
-@app.cell
-def _(converted):
-    agreement_by_text({name: agreement.cosines for name, agreement in converted.agreement.items()})
-    return
-
-
-@app.cell(hide_code=True)
-def _(converted):
-    mo.md(
-        "A model may turn all its vectors and still be a good one, as long as texts that were alike stay alike. The "
-        "rank correlation between the similarities of all pairs, before and after, tells: "
-        + ", ".join(f"{name} **{a.rank_correlation:.2f}**" for name, a in converted.agreement.items())
-        + "."
-    )
+    mo.vstack([_prose, agreement_by_text({name: a.cosines for name, a in converted.agreement.items()})])
     return
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    ## What stays in floating point
+    ## What stays alike, and why training is needed
 
-    Only the matrices inside the transformer blocks become ternary. The table of token embeddings is looked up, not
-    multiplied by, and norms and biases are tiny, so these stay as they are. In a small model with a large
-    vocabulary the token table is most of what remains.
+    A model may turn all its vectors and still be a good one, as long as texts that were alike stay alike. Here is
+    every pair of those texts: how similar the original finds them, and how similar the changed model does.
     """)
     return
 
 
 @app.cell
 def _(converted):
-    floating_point_table(converted.report, converted.embedder.model)
+    _figure = similarities_before_and_after({n: a.similarities for n, a in converted.agreement.items()})
+    _ranks = ", ".join(f"{name} **{a.rank_correlation:.2f}**" for name, a in converted.agreement.items())
+    _prose = f"""
+    Their rank correlation: {_ranks}. At 1 every search would find the same texts in the same order. Rounding
+    chose each weight's value without regard to the others; training lets them move together, until the rounded
+    model says what the original said.
+    """
+    mo.vstack([_figure, mo.md(_prose)])
+    return
+
+
+@app.cell(hide_code=True)
+def _(converted):
+    _prose = mo.md(r"""
+    ## Bytes before and after
+
+    Only the matrices inside the transformer blocks become ternary: two bits a weight. The table of token embeddings
+    is looked up, not multiplied by, so it stays in floating point, or is stored in 8 or 4 bits with a scale for each
+    piece of a row. In a small model with a large vocabulary it is most of what remains.
+    """)
+    _model = converted.embedder.model
+    _floating = mo.accordion(
+        {"What stays in floating point, and why": floating_point_table(converted.report, _model)}
+    )
+    mo.vstack([_prose, bytes_bars(bytes_by_part(_model)), _floating])
     return
 
 

@@ -10,19 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from workbench.explorer.corpus import ExplorerConfig
 from workbench.recipes.convert import ConvertConfig
 from workbench.recipes.pretrain import PretrainConfig
 from workbench.recipes.stages import StagesConfig
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
-CONFIGS = {
-    "convert": ConvertConfig,
-    "pretrain": PretrainConfig,
-    "distill": StagesConfig,
-    "storage_explorer": ExplorerConfig,
-}
+CONFIGS = {"convert": ConvertConfig, "pretrain": PretrainConfig, "distill": StagesConfig}
 
 
 def load(name):
@@ -34,7 +28,7 @@ def load(name):
 
 
 def start(*command):
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, **pipes)
@@ -94,6 +88,26 @@ def test_convert_inside_another_program(backbone, examples, tmp_path):
     assert converted.embedder.is_ternary
     assert set(converted.agreement) == {"norms with gain 1", "calibrated norms", "ternary"}
     assert (tmp_path / "run" / "latent" / "config.json").is_file()
+
+
+def test_convert_as_a_script_and_as_a_saved_page_honours_its_arguments(backbone, examples, tmp_path):
+    def arguments(run):
+        sizes = ("--calibration-size", "8", "--held-out-size", "4", "--sites", "output")
+        return ("--backbone", backbone, "--out", str(tmp_path / run), "--calibration-texts", examples, *sizes)
+
+    page = ("-m", "marimo", "export", "html", NOTEBOOKS / "convert.py", "-o", tmp_path / "page.html", "--")
+    processes = {
+        "script": start(NOTEBOOKS / "convert.py", *arguments("script")),
+        "page": start(*page, *arguments("page"), "--run"),
+    }
+    for run, process in processes.items():
+        code, out, error = finish(process)
+        assert code == 0, out + error
+        said = json.loads((tmp_path / run / "config.json").read_text(encoding="utf-8"))["config"]
+        assert (said["sites"], said["calibration_size"]) == ("output", 8)
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "A transformer block with norms of SubLN at: output" in html
+    assert "What goes into output.dense" in html
 
 
 def test_pretrain_inside_another_program(backbone, examples, tmp_path):

@@ -1,12 +1,16 @@
-"""How far a changed model's embeddings have moved from the original's."""
+"""How far a changed model's embeddings, and the similarities between them, have moved from the original's."""
 
 from collections.abc import Mapping
+from textwrap import wrap
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
+from plotly.subplots import make_subplots
 
 from workbench.figures.theme import INK, MUTED, PALETTE, empty_figure, styled
+
+BINS = 48
 
 
 def agreement_by_text(cosines: Mapping[str, ArrayLike]) -> go.Figure:
@@ -40,3 +44,55 @@ def agreement_by_text(cosines: Mapping[str, ArrayLike]) -> go.Figure:
     figure.update_xaxes(title_text="cosine to the original model's embedding of the same text")
     styled(figure, title, "one dot per text; 1 is unchanged, 0 is unrelated", 180 + 84 * len(cosines))
     return figure.update_layout(showlegend=False)
+
+
+def similarities_before_and_after(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> go.Figure:
+    """A panel per variant of a model: how similar pairs of texts are to the original (across) and to the variant (up).
+
+    `pairs` maps the variant's name to the cosines of the same pairs by the original and by the variant. Darker cells hold
+    more pairs; on the diagonal nothing has changed.
+    """
+    title = "Similarities before and after"
+    if not pairs:
+        return empty_figure(title, "nothing to compare")
+    figure = make_subplots(
+        cols=len(pairs), subplot_titles=[_broken(name) for name in pairs], shared_yaxes=True
+    )
+    values = [np.asarray(side, dtype=float) for sides in pairs.values() for side in sides]
+    low, high = min(side.min() for side in values), max(side.max() for side in values)
+    for column, (name, (original, changed)) in enumerate(pairs.items(), start=1):
+        edges = np.linspace(low, high, BINS + 1)
+        counts, _, _ = np.histogram2d(np.asarray(changed), np.asarray(original), bins=(edges, edges))
+        centres = (edges[:-1] + edges[1:]) / 2
+        figure.add_heatmap(
+            x=centres,
+            y=centres,
+            z=np.where(counts > 0, np.log10(np.maximum(counts, 1)) + 0.3, np.nan),
+            customdata=counts,
+            colorscale=[[0, "#deebf7"], [1, "#08306b"]],
+            showscale=False,
+            hovertemplate=f"original %{{x:.2f}}, {name} %{{y:.2f}}<br>%{{customdata:,}} pairs<extra></extra>",
+            row=1,
+            col=column,
+        )
+        figure.add_scatter(
+            x=[low, high],
+            y=[low, high],
+            mode="lines",
+            line={"color": INK, "width": 1, "dash": "dot"},
+            hoverinfo="skip",
+            showlegend=False,
+            row=1,
+            col=column,
+        )
+    figure.update_xaxes(title_text="original", range=[low, high])
+    figure.update_yaxes(range=[low, high])
+    figure.update_yaxes(title_text="cosine of a pair, changed model", col=1)
+    subtitle = f"{len(values[0]):,} pairs of texts; darker: more pairs; dotted: unchanged"
+    figure.update_annotations(font_size=12)
+    return styled(figure, title, subtitle, height=430).update_layout(margin_t=118)
+
+
+def _broken(name: str) -> str:
+    """Lines short enough to head a narrow panel."""
+    return "<br>".join(wrap(name, 12))

@@ -38,7 +38,7 @@ def settings_form(config: Any, main: Sequence[str], button: str = "Train") -> An
 
     def complaint(values: Any) -> str | None:
         try:
-            _parse(type(config), values)
+            _parse(config, values)
         except ValueError as error:
             return str(error)
         return None
@@ -48,7 +48,7 @@ def settings_form(config: Any, main: Sequence[str], button: str = "Train") -> An
 
 def chosen_settings(config: Config, form: Any) -> Config:
     """`config` with what was entered in its form; `config` itself if the form was not submitted."""
-    return config if form.value is None else _parse(type(config), form.value)
+    return config if form.value is None else _parse(config, form.value)
 
 
 def follow(
@@ -121,17 +121,21 @@ def _input(hint: Any, value: Any) -> Any:
 
 
 def _rows(items: Sequence[Field[Any]]) -> str:
-    cell = "style='padding: 2px 14px 2px 0'"
-    rows = "".join(
-        f"<tr><td {cell}><code>{item.name}</code></td><td {cell}>{{{item.name}}}</td>"
-        f"<td>{escape(item.metadata.get('help', ''))}</td></tr>"
+    """A row per field, which becomes two or three where the page is narrow."""
+    row = "display: flex; flex-wrap: wrap; align-items: center; gap: 2px 14px; padding: 3px 0"
+    return "".join(
+        f"<div style='{row}'><span style='flex: 0 0 10.5em'><code>{item.name}</code></span>"
+        f"<span style='flex: 0 1 14em'>{{{item.name}}}</span>"
+        f"<span style='flex: 1 1 18em'>{escape(item.metadata.get('help', ''))}</span></div>"
         for item in items
     )
-    return f"<table>{rows}</table>"
 
 
-def _parse(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+def _parse(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with the entered `values`; fields that were not in the form stay as they are."""
+    old = {item.name: getattr(config, item.name) for item in fields(config)}  # type: ignore[arg-type]
+    kept = {name: value if isinstance(value, bool) else as_text(value) for name, value in old.items()}
     entries = {  # a dropdown that Python has not read yet comes as a list
         name: value[0] if isinstance(value, list) else value for name, value in values.items()
     }
-    return entered_config(config_class, entries)
+    return entered_config(type(config), kept | entries)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from bitembed_core.bitlinear import BitLinear
 from bitembed_core.conversion import ConversionReport
 from workbench.figures.html import Html, Row, table
-from workbench.figures.theme import BLUE, INK, MUTED, VERMILION, styled
+from workbench.figures.theme import BLUE, INK, MUTED, PALETTE, VERMILION, empty_figure, styled
+from workbench.figures.training import GAUSSIAN_ZERO_SHARE
+from workbench.projections import kind_and_layer
 
 
 class ProjectionKind(NamedTuple):
@@ -79,8 +81,42 @@ def projection_summary(model: nn.Module) -> list[ProjectionKind]:
     kinds: dict[str, list[BitLinear]] = {}
     for name, module in model.named_modules():
         if isinstance(module, BitLinear):
-            kinds.setdefault(_kind(name), []).append(module)
+            kinds.setdefault(kind_and_layer(name)[0], []).append(module)
     return [_summarise(name, modules) for name, modules in kinds.items()]
+
+
+def zero_share_by_layer(kinds: list[ProjectionKind]) -> go.Figure:
+    """Share of zero weights, a line per kind of projection over the layers."""
+    title = "Share of zeros by layer"
+    if not kinds:
+        return empty_figure(title, "no ternary layers")
+    figure = go.Figure()
+    for kind, colour in zip(kinds, PALETTE * len(kinds), strict=False):
+        figure.add_scatter(
+            x=list(range(kind.layers)),
+            y=[100 * share for share in kind.zero_shares],
+            name=kind.name,
+            mode="lines+markers",
+            line={
+                "color": colour,
+                "width": 1.5,
+                "dash": "solid" if len(figure.data) < len(PALETTE) else "dot",
+            },
+            hovertemplate=f"{kind.name}, layer %{{x}}: %{{y:.1f}} %<extra></extra>",
+        )
+    figure.add_hline(
+        y=100 * GAUSSIAN_ZERO_SHARE,
+        line={"color": MUTED, "width": 1, "dash": "dash"},
+        annotation={"text": f"normal distribution: {GAUSSIAN_ZERO_SHARE:.1%}", "font": {"color": MUTED}},
+        annotation_position="top right",
+    )
+    most = max(kind.layers for kind in kinds)
+    figure.update_xaxes(title_text="layer", dtick=1 if most <= 12 else 4)
+    shares = [100 * share for kind in kinds for share in kind.zero_shares] + [100 * GAUSSIAN_ZERO_SHARE]
+    around = [min(shares) - 0.6, max(shares) + 0.6]
+    figure.update_yaxes(title_text="zeros among the weights", ticksuffix=" %", range=around)
+    figure.update_layout(margin_b=96)
+    return styled(figure, title, "after rounding; more zeros mean heavier tails", height=440)
 
 
 def projection_table(kinds: list[ProjectionKind]) -> Html:
@@ -128,13 +164,6 @@ def floating_point_table(report: ConversionReport, model: nn.Module) -> Html:
         for reason, sizes in counts.items()
     ]
     return table(["Part of the model", "Tensors", "Numbers", "Share"], rows)
-
-
-def _kind(name: str) -> str:
-    """The name after the layer's number: `attention.output.dense` for `layer.3.attention.output.dense`."""
-    parts = name.split(".")
-    last_number = max((index for index, part in enumerate(parts) if part.isdigit()), default=-1)
-    return ".".join(parts[last_number + 1 :]) or name
 
 
 def _summarise(name: str, modules: list[BitLinear]) -> ProjectionKind:
