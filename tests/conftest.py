@@ -108,7 +108,7 @@ def tiny_embedder() -> BitEmbedder:
     return tiny_embedder_of("bert")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_embedder() -> Callable[[str], BitEmbedder]:
     """`make_embedder("qwen3")`: a fresh tiny embedder of an architecture."""
     return tiny_embedder_of

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitembed_core.files import atomic_path, read_json, write_json
+from workbench.recipes.sharding import share_of, whole
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -21,25 +22,37 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, is_main: bool = True
+) -> None:
     """Write the state after `step` steps to `folder`, which appears when it is complete.
+
+    Where weights are in shards, all processes call this, and the main one writes what they put together: a checkpoint does
+    not tell on how many processes it was written, and goes on on any number.
 
     Raises:
         OSError: the disk is full or not writable.
     """
-    parameters = trained_parameters(model)
-    moments = {
-        f"{name}|{key}": value.contiguous()
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state[parameter].items()
-    }
-    weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
+    for name, parameter in trained_parameters(model).items():
+        _collect(weights, name, parameter.detach(), is_main)
+        for key, value in optimizer.state[parameter].items():
+            _collect(moments, f"{name}|{key}", value, is_main)
+    if not is_main:
+        return
     with atomic_path(folder) as fresh:
         fresh.mkdir()
         save_file(weights, fresh / "model.safetensors")
         save_file(moments, fresh / "optimizer.safetensors")
         save_file(_random_states(), fresh / "random.safetensors")
         write_json(fresh / "state.json", {"step": step})
+
+
+def _collect(tensors: dict[str, Tensor], name: str, value: Tensor, is_main: bool) -> None:
+    value = whole(value)
+    if is_main:
+        tensors[name] = value.contiguous().cpu()
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -56,12 +69,12 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         raise ValueError(f"{folder} was written by another model: {', '.join(odd[:5])} differ")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(share_of(saved[name], parameter))
     optimizer.state.clear()
     for key, value in load_file(folder / "optimizer.safetensors").items():
         name, _, moment = key.rpartition("|")
         parameter = parameters[name]
-        optimizer.state[parameter][moment] = value.to(parameter.device)
+        optimizer.state[parameter][moment] = share_of(value, parameter)
     _restore_random_states(load_file(folder / "random.safetensors"))
     return int(read_json(folder / "state.json")["step"])
 

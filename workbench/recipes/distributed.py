@@ -36,6 +36,15 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return total
 
 
+def largest_over_processes(number: int, device: torch.device) -> int:
+    """The largest `number` that a process has."""
+    if world_size() == 1:
+        return number
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from workbench.recipes.optimizer import (
     weight_decay_at,
 )
 from workbench.recipes.settings import Record, TrainingConfig
+from workbench.recipes.sharding import WholeCopies, prepare, whole
 from workbench.recipes.watch import WeightWatch, activation_ranges
 from workbench.runs import Run
 
@@ -89,7 +90,8 @@ class Training:
             self.student.model, self.config.learning_rate, self.config.weight_decay
         )
         self.watch = WeightWatch(self.student.model, self.config.watch_every, self.config.steps)
-        self.encoder: nn.Module = self.accelerator.prepare_model(Encoder(self.student, student_layer))
+        self.whole_copies = WholeCopies(self.student, self.accelerator)
+        self.encoder = prepare(self.accelerator, Encoder(self.student, student_layer), self.optimizer)
         if self.teacher is not None:
             self.teacher.model.eval().requires_grad_(False)
             self.teacher_encoder = Encoder(self.teacher, teacher_layer)
@@ -160,7 +162,8 @@ class Training:
         every = self.config.dev_every
         if self.dev_set is None or every is None or (step % every and step != self.config.steps):
             return {}
-        score = self.dev_set.ndcg(self.student, self.config.max_length)
+        with self.whole_copies.copy(self.encoder) as student:
+            score = self.dev_set.ndcg(student, self.config.max_length)
         if self.teacher is None:
             return {"dev_ndcg": score}
         if self.teacher_dev_ndcg is None:
@@ -199,7 +202,7 @@ class Training:
                 sums[name] = sums.get(name, 0.0) + value.detach() / config.accumulation
         losses_by_name = _mean_over_processes(sums)
         parameters = trained_parameters(self.student.model).values()
-        grad_norm = float(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+        grad_norm = float(whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)))
         self.check_finite(step, batch, losses_by_name | {"gradient": grad_norm})
         with self.watch.step(step + 1) as weights:
             self.optimizer.step()
@@ -274,9 +277,9 @@ class Training:
 
     def save(self, step: int) -> None:
         """Write the checkpoint after `step` steps and drop old ones."""
-        if self.accelerator.is_main_process:
-            folder = self.run.checkpoint_path(step)
-            save_checkpoint(folder, self.student.model, self.optimizer, step)
+        is_main = self.accelerator.is_main_process
+        save_checkpoint(self.run.checkpoint_path(step), self.student.model, self.optimizer, step, is_main)
+        if is_main:
             self.run.prune_checkpoints(self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -297,12 +300,13 @@ class Training:
 
     def export(self) -> None:
         """Write the embedder to its folders, as far as they are not there."""
-        if self.accelerator.is_main_process:
-            self.student.provenance.stages = [*self.stages_before, self.description]
-            if not self.run.latent.exists():
-                self.student.save_pretrained(self.run.latent, layout="latent")
-            if self.student.is_ternary and not self.run.model.exists():
-                self.student.save_pretrained(self.run.model, layout="packed")
+        with self.whole_copies.copy(self.encoder) as student:
+            if self.accelerator.is_main_process:
+                student.provenance.stages = [*self.stages_before, self.description]
+                if not self.run.latent.exists():
+                    student.save_pretrained(self.run.latent, layout="latent")
+                if student.is_ternary and not self.run.model.exists():
+                    student.save_pretrained(self.run.model, layout="packed")
         self.accelerator.wait_for_everyone()
 
     def report_layers(self, step: int) -> None:

@@ -16,6 +16,7 @@ from bitembed_core.attention import AttentionStates, capture_attention_states
 from bitembed_core.losses import EmbeddingBatch
 from bitembed_core.tokenization import padded_length
 from workbench.recipes.batches import ExampleBatch
+from workbench.recipes.distributed import largest_over_processes
 
 Tokens = dict[str, Tensor]
 SHORTEST_GROUP = 8  # tokens
@@ -42,6 +43,7 @@ class Encoder(nn.Module):
         self.model = embedder.model
         self.embedder = embedder
         self.layer = layer
+        self._no_split_modules = embedder.model._no_split_modules  # the units of shards
 
     def forward(self, groups: Sequence[Tokens]) -> tuple[Tensor, list[AttentionStates]]:
         """Embeddings (N, d) of the texts of all groups, and for each group the states of the chosen layer."""
@@ -115,7 +117,8 @@ def as_batch(embeddings_ND: Tensor, size: int) -> EmbeddingBatch:
 def group_by_length(tokens: Tokens, most: int | None = None) -> tuple[Tensor, list[Tokens]]:
     """Cut (N, T) tokens into groups of up to 8, 16, 32, 64, ... tokens, each padded to its own longest text.
 
-    On real pairs of questions and documents padding would otherwise take much of the arithmetic.
+    On real pairs of questions and documents padding would otherwise take much of the arithmetic. All processes make as many
+    groups as the one that needs most: where weights are in shards they go through the model in step.
 
     Args:
         most: texts in a group.
@@ -127,8 +130,13 @@ def group_by_length(tokens: Tokens, most: int | None = None) -> tuple[Tensor, li
     members: dict[int, list[int]] = {}
     for row, length in enumerate(lengths_N):
         members.setdefault((max(length, SHORTEST_GROUP) - 1).bit_length(), []).append(row)
+    parts = [part for _, group in sorted(members.items()) for part in _parts(group, most)]
+    for _ in range(largest_over_processes(len(parts), tokens["input_ids"].device) - len(parts)):
+        place = max(range(len(parts)), key=lambda place: len(parts[place]))
+        half = len(parts[place]) // 2
+        parts[place : place + 1] = [parts[place][:half], parts[place][half:]]
     rows, groups = [], []
-    for group_rows in (part for _, group in sorted(members.items()) for part in _parts(group, most)):
+    for group_rows in parts:
         longest = padded_length(max(lengths_N[row] for row in group_rows))
         groups.append({name: tensor[group_rows, :longest] for name, tensor in tokens.items()})
         rows += group_rows

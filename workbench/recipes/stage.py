@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from accelerate import Accelerator
 
 from bitembed_core import BitEmbedder
 from bitembed_core.conversion import learn_scales
@@ -27,6 +25,7 @@ from workbench.recipes.engine import Training
 from workbench.recipes.mining import mine_negatives
 from workbench.recipes.objective import Objective
 from workbench.recipes.settings import Record, TrainingConfig
+from workbench.recipes.sharding import make_accelerator
 from workbench.rotation import ROTATION_TEXTS, RotationKind, rotate
 from workbench.runs import Run
 
@@ -111,12 +110,7 @@ def run_stage(stage: Stage) -> Iterator[Record]:
 def prepare(stage: Stage) -> Training:
     """Load the examples and the models of `stage`, and make the student ternary; nothing is written."""
     config, examples = stage.config, stage.examples
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),  # said explicitly, or launched processes would not find each other
-        mixed_precision="no",
-        log_with=config.tracker,
-        project_dir=config.out,
-    )
+    accelerator = make_accelerator(log_with=config.tracker, project_dir=config.out)
     if config.tracker is not None and not accelerator.log_with:
         raise ValueError(f"the tracker {config.tracker!r} is not installed; install it, or do without one")
     device = str(accelerator.device)

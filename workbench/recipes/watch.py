@@ -14,6 +14,7 @@ from bitembed_core.bitlinear import BitLinear
 from bitembed_core.conversion import bit_linears
 from bitembed_core.ops.ternary_linear.operands import Norm
 from bitembed_core.ops.ternary_linear.reference import normalised
+from workbench.recipes.sharding import whole_weights
 
 LOOKS = 10
 Measures = dict[str, float]
@@ -23,6 +24,7 @@ class WeightWatch:
     """The ternary weights of `model` over `steps` steps, with a report on every `report_every` and on the last."""
 
     def __init__(self, model: nn.Module, report_every: int, steps: int) -> None:
+        self._model = model
         self._layers = dict(bit_linears(model))
         self._sizes = [layer.in_features * layer.out_features for layer in self._layers.values()]
         self._report_every, self._steps = report_every, steps
@@ -79,7 +81,8 @@ class WeightWatch:
 
     def _look(self) -> list[int]:
         """Take in the weights as they are now; returns for each layer how many have changed since the last look."""
-        codes = [layer.ternary()[0] for layer in self._layers.values()]
+        with whole_weights(self._model):
+            codes = [layer.ternary()[0] for layer in self._layers.values()]
         if not self._codes:
             self._still = [torch.ones_like(new, dtype=torch.bool) for new in codes]
             self._codes = codes

@@ -42,7 +42,7 @@ def made_up_source() -> Callable[..., ExampleSource]:
     return make_source
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_teacher(make_embedder: Callable[[str], BitEmbedder]) -> Callable[..., BitEmbedder]:
     """A floating-point model like the student's before conversion, but not quite."""
 

@@ -1,25 +1,30 @@
-"""Not a test: what `test_distributed.py` launches on two processes and also runs on one.
+"""Not a test: what `test_distributed.py` launches on two processes, with weights in shards too, and also runs on one.
 
-    two_processes.py STUDENT_FOLDER TEACHER_FOLDER RESULT_FOLDER
+    two_processes.py MODELS_FOLDER RESULT_FOLDER
 
-Takes two steps with every loss switched on, and writes the records and the gradients that the optimizer got.
+Takes two steps with every loss switched on, and writes the records, the gradients that the optimizer got and the bytes that
+the process holds. The mode "resumed" is interrupted after its first step.
 """
 
 import json
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from bitembed_core import BitEmbedder
 from workbench.catalog.example import Example, ExampleSource
 from workbench.recipes.batches import BatchSchedule
+from workbench.recipes.dev_set import DevSet
 from workbench.recipes.distill import DistillConfig
 from workbench.recipes.engine import Training
 from workbench.recipes.objective import Objective
+from workbench.recipes.sharding import make_accelerator, whole
 from workbench.runs import Run
 
 CONFIG = DistillConfig(
@@ -36,6 +41,8 @@ CONFIG = DistillConfig(
     spread_out_weight=0.1,
     false_negative_margin=0.1,
     save_every=1,
+    watch_every=2,
+    dev_every=1,
 )
 
 
@@ -47,48 +54,70 @@ def examples() -> ExampleSource:
             " ".join(f"w{(i * k) % 60}" for k in range(2, 3 + i)),
             tuple(f"w{i} w{(i * 7 + n) % 60}" for n in range(2)),
         )
-        for i in range(16)
+        for i in range(40)
     ]
     return ExampleSource("made up", "made up", "none", rows)
 
 
-def train(student_folder: str, teacher_folder: str, out: Path, ternary: bool, chunk: int | None) -> None:
-    config = replace(CONFIG, chunk=chunk)
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
-    student = BitEmbedder.from_pretrained(student_folder, device="cpu")
+def prepared(models: Path, out: Path, ternary: bool, **settings: Any) -> Training:
+    config = replace(CONFIG, **settings)
+    accelerator = make_accelerator()
+    student = BitEmbedder.from_pretrained(models / "student", device="cpu")
     if ternary:
         student.convert()
-    if accelerator.is_main_process:
-        Run.create(out / "run", config)
+    run = Run(out / "run")
+    if accelerator.is_main_process and not run.exists:
+        Run.create(run.path, config)
     accelerator.wait_for_everyone()
-    training = Training(
+    dev_set, sources = DevSet.hold_out([examples()], config.dev_examples, config.seed)
+    return Training(
         stage="distill",
         config=config,
-        run=Run(out / "run"),
+        run=run,
         accelerator=accelerator,
-        schedule=BatchSchedule([examples()], CONFIG.batch_size, CONFIG.seed, CONFIG.hard_negatives),
-        objective=Objective.of(CONFIG),
+        schedule=BatchSchedule(sources, config.batch_size, config.seed, config.hard_negatives),
+        objective=Objective.of(config),
         student=student,
-        teacher=BitEmbedder.from_pretrained(teacher_folder, device="cpu"),
+        teacher=BitEmbedder.from_pretrained(models / "teacher", device="cpu"),
+        dev_set=dev_set,
     )
+
+
+def train(training: Training, out: Path) -> None:
     gradients = {}
 
     def look(*_: object) -> None:
-        for name, parameter in student.model.named_parameters():
-            if parameter.grad is not None:
-                gradients.setdefault(name, parameter.grad.clone())  # of the first step
+        for name, parameter in training.student.model.named_parameters():
+            if parameter.grad is not None and name not in gradients:
+                gradients[name] = whole(parameter.grad).clone()  # of the first step
 
     training.optimizer.register_step_pre_hook(look)
     records = list(training.records())
-    rank = accelerator.process_index
+    rank = training.accelerator.process_index
     save_file(gradients, out / f"gradients-{rank}.safetensors")
     (out / f"records-{rank}.json").write_text(json.dumps(records))
+    moments = [moment for state in training.optimizer.state.values() for moment in state.values()]
+    held = [own_part(tensor) for tensor in (*training.student.model.parameters(), *moments)]
+    (out / f"bytes-{rank}.json").write_text(json.dumps(sum(tensor.nbytes for tensor in held)))
 
+
+def own_part(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "float": {"ternary": False},
+    "ternary": {"ternary": True},
+    "chunked": {"ternary": False, "chunk": 3, "gradient_checkpointing": True},
+    "resumed": {"ternary": False},
+}
 
 if __name__ == "__main__":
-    set_seed(0)
-    student_path, teacher_path, result = sys.argv[1:]
-    for name, chunk in (("float", None), ("ternary", None), ("chunked", 3)):
-        folder = Path(result, name)
-        folder.mkdir(parents=True, exist_ok=True)
-        train(student_path, teacher_path, folder, name == "ternary", chunk)
+    models, results = map(Path, sys.argv[1:])
+    for architecture in models.iterdir():
+        for name, settings in MODES.items():
+            folder = results / architecture.name / name
+            folder.mkdir(parents=True, exist_ok=True)
+            if name == "resumed":
+                list(islice(prepared(architecture, folder, **settings).records(), 1))
+            train(prepared(architecture, folder, **settings), folder)
