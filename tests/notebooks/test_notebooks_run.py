@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from workbench.explorer.corpus import ExplorerConfig
 from workbench.recipes.convert import ConvertConfig
 from workbench.recipes.pretrain import PretrainConfig
 from workbench.recipes.stages import StagesConfig
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
-CONFIGS = {"convert": ConvertConfig, "pretrain": PretrainConfig, "distill": StagesConfig}
+CONFIGS = {
+    "convert": ConvertConfig,
+    "pretrain": PretrainConfig,
+    "distill": StagesConfig,
+    "storage_explorer": ExplorerConfig,
+}
 
 
 def load(name):
@@ -28,7 +34,7 @@ def load(name):
 
 
 def start(*command):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, **pipes)

@@ -20,6 +20,7 @@ from workbench.figures.theme import (
     PALETTE,
     TASK_TYPE_COLOURS,
     TASK_TYPE_LABELS,
+    bytes_axis,
     empty_figure,
     styled,
 )
@@ -133,14 +134,7 @@ def storage_versus_accuracy(results: Results, dimension: int | None = None) -> g
             annotation={"text": label, "font": {"color": colour, "size": 12}},
             annotation_position="top left" if column == "teacher" else "bottom right",
         )
-    smallest, largest = min(sizes.values()), max(sizes.values())
-    ticks = [2**power for power in range(24) if smallest / 2.1 <= 2**power <= largest * 2.1]
-    figure.update_xaxes(
-        type="log",
-        tickvals=ticks,
-        ticktext=[f"{tick:,}" for tick in ticks],
-        title_text="bytes per vector, scale included (log2)",
-    )
+    bytes_axis(figure, sizes.values())
     low, high = min(means.values()), max(means.values())
     margin = max(0.12 * (high - low), 0.5)
     figure.update_yaxes(title_text="mean score (x 100)", range=[low - margin, high + margin])

@@ -89,24 +89,40 @@ def nearest_neighbours(
     A text that the original model also lists is marked, so that agreement is seen at a glance. All sequences
     must hold the same queries in the same order; ValueError otherwise.
     """
-    columns = [("Original model", before)]
+    columns = {"Original model": before}
     if untrained is not None:
-        columns.append(("Ternary, before training", untrained))
-    columns.append(("Ternary, trained", after))
-    for name, answers in columns:
-        if [answer.query for answer in answers] != [answer.query for answer in before]:
-            raise ValueError(f"the queries of '{name}' differ from those of the original model")
+        columns["Ternary, before training"] = untrained
+    columns["Ternary, trained"] = after
+    return neighbours_side_by_side(columns, "the original model")
+
+
+def neighbours_side_by_side(
+    columns: Mapping[str, Sequence[Neighbours]], reference: str, name_lost: bool = False
+) -> Html:
+    """Cards, one per query, with a list of neighbours for every column; the first column is what others are compared with.
+
+    Args:
+        columns: neighbours by heading, of the same queries in the same order; ValueError otherwise.
+        reference: what the note calls the first column.
+        name_lost: under each list, name the texts of the first column that it lacks.
+    """
+    (first, answers_of_first), *_ = columns.items()
+    for name, answers in columns.items():
+        if [answer.query for answer in answers] != [answer.query for answer in answers_of_first]:
+            raise ValueError(f"the queries of '{name}' differ from those of '{first}'")
     cards = []
-    for index, reference in enumerate(before):
-        lists = "".join(_column(name, answers[index], reference) for name, answers in columns)
-        query = f"<p class='query'>{escape(reference.query)}</p>"
+    for index, expected in enumerate(answers_of_first):
+        lists = "".join(
+            _column(name, answers[index], expected, name_lost) for name, answers in columns.items()
+        )
+        query = f"<p class='query'>{escape(expected.query)}</p>"
         cards.append(f"<div class='card'>{query}<div class='columns'>{lists}</div></div>")
-    note = "&#10003; the original model lists this text too. Numbers are cosine similarities."
+    note = f"&#10003; {escape(reference)} lists this text too. Numbers are cosine similarities."
     body = f"<p class='note'>{note}</p><div class='cards'>{''.join(cards)}</div>"
     return Html(f"<div class='bitembed'>{body}</div>")
 
 
-def _column(name: str, answer: Neighbours, reference: Neighbours) -> str:
+def _column(name: str, answer: Neighbours, reference: Neighbours, name_lost: bool) -> str:
     agreeing = [text in reference.texts for text in answer.texts]
     heading = name if answer is reference else f"{name}: {sum(agreeing)} of {len(answer.texts)} agree"
     items = "".join(
@@ -115,7 +131,13 @@ def _column(name: str, answer: Neighbours, reference: Neighbours) -> str:
         f"<span class='text'>{escape(_shorten(text))}</span><span class='score'>{score:.2f}</span></li>"
         for text, score, agrees in zip(answer.texts, answer.scores, agreeing, strict=True)
     )
-    return f"<div class='column'><h4>{escape(heading)}</h4><ol>{items}</ol></div>"
+    lost = [
+        f"number {place}, {_shorten(text, 60)}"
+        for place, text in enumerate(reference.texts, start=1)
+        if name_lost and text not in answer.texts
+    ]
+    below = f"<p class='note'>lost: {escape('; '.join(lost))}</p>" if lost else ""
+    return f"<div class='column'><h4>{escape(heading)}</h4><ol>{items}</ol>{below}</div>"
 
 
 def _shorten(text: str, limit: int = 180) -> str:

@@ -1,6 +1,6 @@
 """One look for every figure: white, quiet, readable in print and by the colour-blind (Okabe-Ito palette)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import plotly.graph_objects as go
 
@@ -82,6 +82,18 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", height: int = 420)
         template=TEMPLATE, title={"text": title, "subtitle": {"text": subtitle}}, height=height
     )
     return figure
+
+
+def bytes_axis(figure: go.Figure, sizes: Collection[float]) -> None:
+    """Make the horizontal axis one of bytes per vector, log2, that spans `sizes`."""
+    smallest, largest = min(sizes), max(sizes)
+    ticks = [2**power for power in range(24) if smallest / 2.1 <= 2**power <= largest * 2.1]
+    figure.update_xaxes(
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{tick:,}" for tick in ticks],
+        title_text="bytes per vector, scale included (log2)",
+    )
 
 
 def empty_figure(title: str, message: str) -> go.Figure:

@@ -98,6 +98,16 @@ DEV = _Panel(
 GRADIENT = _Panel(
     (_Line("grad_norm", "gradient norm before clipping", ORANGE),), axis="gradient norm", log=True
 )
+SHARES = _Panel(
+    tuple(
+        _Line(f"share_{line.key}", f"{line.label}, share of the loss", line.colour)
+        for line in LOSSES.lines
+        if line.key != "loss"
+    ),
+    axis="share of the loss",
+    percent=True,
+    height=1.4,
+)
 RATIO = _Panel(
     (_Line("relation_ratio", "relation loss / contrastive loss", GREEN),),
     axis="relation / contrastive",
@@ -112,7 +122,7 @@ def loss_curves(records: Sequence[Record]) -> go.Figure:
     Where several output precisions are trained, the contrastive loss of each is shown too.
 
     `records` are the dicts that the recipes yield, in order, of one or several stages. With many of them a
-    thin line shows every step and a thick one their moving mean.
+    thin line shows every step and a thick one their moving mean; of a line with thousands of points some are left out.
     """
     title = "Training losses"
     subtitle = "each loss times its weight, so that the curves add up to the total"
@@ -120,15 +130,24 @@ def loss_curves(records: Sequence[Record]) -> go.Figure:
 
 
 def training_health(records: Sequence[Record]) -> go.Figure:
-    """Retrieval on held-out text, zero and changing weights, gradient norm, and how heavily relations weigh against the
-    contrastive loss.
+    """Retrieval on held-out text, zero and changing weights, gradient norm, the share that each weighted term has of the
+    loss, and how heavily relations weigh against the contrastive one.
 
     A zero share that drifts to 0 or 1 means that the weights are losing their third value; weights that go on changing
     have not settled. A relation loss far above the contrastive one swamps it. Panels without data are left out.
     """
     title = "Training health"
     subtitle = "ternary weights, size of the gradient, balance of the losses"
-    return _panels(records, (DEV, ZERO_SHARE, FLIP_SHARE, GRADIENT, RATIO), title, subtitle, pixels=170)
+    panels = (DEV, ZERO_SHARE, FLIP_SHARE, GRADIENT, SHARES, RATIO)
+    return _panels([_with_shares(record) for record in records], panels, title, subtitle, pixels=170)
+
+
+def _with_shares(record: Record) -> Record:
+    terms = {line.key: record[line.key] for line in LOSSES.lines if line.key != "loss" and line.key in record}
+    loss = record.get("loss")
+    if len(terms) < 2 or not loss:
+        return record
+    return {**record, **{f"share_{name}": value / loss for name, value in terms.items()}}
 
 
 def _panels(
@@ -189,10 +208,11 @@ def _traces(line: _Line, points: Sequence[tuple[int, float]], panel: _Panel) -> 
     """The moving mean of the points, and under it every point where the two differ."""
     steps, values = [step for step, _ in points], np.array([value for _, value in points])
     mean = moving_mean(values) if panel.smooth else values
+    kept = evenly_spaced(len(points))
     number = "%{y:.1%}" if panel.percent else "%{y:.3g}"
     smooth = go.Scatter(
-        x=steps,
-        y=mean,
+        x=[steps[i] for i in kept],
+        y=mean[kept],
         name=line.label,
         mode="lines" if len(points) > 1 else "markers",
         line={"color": line.colour, "width": 2},
@@ -202,8 +222,8 @@ def _traces(line: _Line, points: Sequence[tuple[int, float]], panel: _Panel) -> 
     if mean is values:
         return [smooth]
     every = go.Scatter(
-        x=steps,
-        y=values,
+        x=smooth.x,
+        y=values[kept],
         mode="lines",
         line={"color": line.colour, "width": 1},
         opacity=0.25,
@@ -281,6 +301,11 @@ def moving_mean(values: np.ndarray, share: float = 0.1) -> np.ndarray:
     at = np.arange(len(values))
     low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
+
+
+def evenly_spaced(count: int, most: int = 1500) -> list[int]:
+    """At most `most` of the places 0 to `count - 1`, the first and the last among them: what a plot is wide enough for."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
 def _points(records: Sequence[Record], key: str) -> list[tuple[int, float]]:

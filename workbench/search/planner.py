@@ -1,7 +1,7 @@
 """What an index of so many vectors needs, for every storage format: memory, disk, and time per query.
 
 Times are estimates for exact search, from rates that this machine reaches: a query reads every stored byte, and multiplies
-every component. A batch of queries shares the reading.
+every component. A batch of queries shares the reading. Money follows from prices of memory and disk.
 """
 
 import time
@@ -31,6 +31,14 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Prices:
+    """Money per month for a GB (1e9 bytes)."""
+
+    memory: float
+    disk: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """One format. Bytes are of all replicas together; seconds are of one query among `queries_together` on one replica."""
 
@@ -42,6 +50,10 @@ class Plan:
     seconds_per_query: float
     limit: str  # "memory" or "arithmetic", whichever takes longer
 
+    def monthly(self, prices: Prices) -> float:
+        """What memory and disk cost in a month."""
+        return (self.bytes_in_memory * prices.memory + self.bytes_on_disk * prices.disk) / 1e9
+
 
 def plan(
     vectors: int,
@@ -51,6 +63,7 @@ def plan(
     precisions: Iterable[str] = PRECISIONS,
     queries_together: int = 1,
     id_bytes: int = 16,
+    rescore: str | None = None,
 ) -> list[Plan]:
     """The formats side by side, the widest first.
 
@@ -60,6 +73,8 @@ def plan(
         replicas: copies of the whole index.
         queries_together: how many queries arrive at once and share the reading.
         id_bytes: of an id on disk and in memory, beside the vector.
+        rescore: a format that is kept on disk as well, to rescore the candidates of every narrower one. The few rows
+            of it that a query reads are not counted.
 
     Raises:
         ValueError: a number that is not positive, too many vectors, or an unknown precision.
@@ -73,9 +88,11 @@ def plan(
             raise ValueError(f"{name} must be positive, not {number}")
     if vectors > MOST_VECTORS:
         raise ValueError(f"plans go up to {MOST_VECTORS:,} vectors, not {vectors:,}")
+    wide = 0 if rescore is None else StorageFormat(rescore, dim).bytes_per_vector
     found = []
     for precision in precisions:
         form = StorageFormat(precision, dim)
+        beside = wide if wide > form.bytes_per_vector else 0
         stored = vectors * form.bytes_per_vector
         products = rates.code_products if form.has_scale else rates.float_products
         reading = stored / rates.bytes_read / queries_together
@@ -85,7 +102,7 @@ def plan(
                 precision,
                 form.bytes_per_vector,
                 replicas * (stored + vectors * id_bytes),
-                replicas * (stored + vectors * id_bytes),
+                replicas * (stored + vectors * (id_bytes + beside)),
                 stored,
                 max(reading, multiplying),
                 "memory" if reading > multiplying else "arithmetic",

@@ -124,3 +124,18 @@ def test_log_ticks_are_round():
 def test_log_ticks_are_seen_and_not_too_many(low, ratio):
     seen = [tick for tick in log_ticks(low, low * ratio) if low <= tick <= low * ratio]
     assert 3 <= len(seen) <= 40
+
+
+def test_long_runs_are_drawn_with_fewer_points():
+    figure = loss_curves([record("distill", s, loss=1.0 + s) for s in range(1, 10_001)])
+    (total,) = traces(figure, "total")
+    assert len(total.x) == 1500
+    assert (total.x[0], total.x[-1]) == (1, 10_000)
+
+
+def test_terms_of_the_loss_are_shown_as_shares_of_it():
+    records = [record("distill", s, loss=4.0, contrastive=1.0, regression=3.0) for s in (1, 2)]
+    figure = training_health(records)
+    (contrastive,) = traces(figure, "contrastive, share of the loss")
+    (regression,) = traces(figure, "embedding regression, share of the loss")
+    assert [list(contrastive.y), list(regression.y)] == [[0.25, 0.25], [0.75, 0.75]]

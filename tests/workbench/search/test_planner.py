@@ -3,7 +3,7 @@
 import pytest
 
 from bitembed_core import StorageFormat
-from workbench.search.planner import MOST_VECTORS, Rates, measure_rates, plan
+from workbench.search.planner import MOST_VECTORS, Prices, Rates, measure_rates, plan
 
 RATES = Rates(bytes_read=1e10, code_products=1e12, float_products=1e11, threads=2)
 
@@ -20,6 +20,16 @@ def test_by_hand() -> None:
     assert together["int2"].limit == "arithmetic"
     assert together["int2"].seconds_per_query == pytest.approx(384e6 / 1e12)
     assert together["float32"].seconds_per_query == pytest.approx(384e6 / 1e11)
+
+
+def test_money_and_codes_to_rescore_with_on_disk() -> None:
+    rows = {row.precision: row for row in plan(10**9, 384, RATES, replicas=2, id_bytes=0, rescore="int8")}
+    binary, wide = rows["binary"], rows["float16"]
+    assert binary.bytes_in_memory == 2 * 10**9 * (384 // 8 + 4)
+    assert binary.bytes_on_disk == 2 * 10**9 * (384 // 8 + 4 + 384 + 4)
+    assert wide.bytes_in_memory == wide.bytes_on_disk == 2 * 10**9 * 768  # nothing to gain from int8
+    assert rows["int8"].bytes_on_disk == rows["int8"].bytes_in_memory
+    assert binary.monthly(Prices(memory=3, disk=0.5)) == pytest.approx(2 * 52 * 3 + 2 * 440 * 0.5)
 
 
 def test_ten_billion_and_every_format() -> None:
