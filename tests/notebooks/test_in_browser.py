@@ -29,8 +29,7 @@ def test_convert(browser, backbone, examples, tmp_path):
         second.open(address)
         first.page.get_by_role("button", name="Convert").click()
         before = first.drawn(title)
-        first.page.get_by_label("Weight matrix").click()
-        first.page.get_by_role("option", name="encoder.layer.1.output.dense").click()
+        first.page.get_by_label("Projection").select_option("attention.output.dense")
         after = first.drawn(title, other_than=before)
         assert after != before
         assert second.plot(title).count() == 0
