@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-sanitized test-arm lint notebooks bench clean
+.PHONY: demo test test-sanitized test-arm lint notebooks pages bench clean
 
 NATIVE := $(wildcard kernels/cpu/CMakeLists.txt kernels/cpu/include/* kernels/cpu/src/*)
 
@@ -39,6 +39,9 @@ test-arm:  ## native operations for ARM, under qemu (Debian: qemu-user, g++-aarc
 
 notebooks: $(READY)  ## open the notebooks in a browser
 	$(BIN)/marimo edit notebooks/
+
+pages: $(READY)  ## every notebook as a page with small real results; MODEL=runs/x/distill for those of a trained model
+	$(BIN)/python -m workbench.showcase.pages --out build/pages $(if $(MODEL),--model $(MODEL))
 
 bench: $(READY)
 	$(BIN)/bitembed bench
