@@ -31,6 +31,7 @@ class Capture:
     """Where the states of the chosen layer arrive; `states` is filled by the model's forward."""
 
     layer: int
+    and_stop: bool = False
     received: AttentionStates | None = None
 
     @property
@@ -38,6 +39,10 @@ class Capture:
         if self.received is None:
             raise RuntimeError(f"no forward ran inside the block, or layer {self.layer} was not reached")
         return self.received
+
+
+class _Received(Exception):
+    """Ends a forward whose states have arrived."""
 
 
 _active: ContextVar[Capture | None] = ContextVar("active_capture", default=None)
@@ -49,6 +54,8 @@ def _capturing_attention(
     capture = _active.get()
     if capture is not None and getattr(module, "layer_idx", None) == capture.layer:
         capture.received = AttentionStates(query, key, value)
+        if capture.and_stop:
+            raise _Received
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -58,10 +65,15 @@ AttentionMaskInterface.register(CAPTURING_ATTENTION, sdpa_mask)
 
 
 @contextmanager
-def capture_attention_states(model: PreTrainedModel, layer: int) -> Iterator[Capture]:
+def capture_attention_states(
+    model: PreTrainedModel, layer: int, *, and_stop: bool = False
+) -> Iterator[Capture]:
     """Within the block, the model's forward leaves the states of attention layer `layer` (0-based) in `.states`.
 
     The states are part of the autograd graph. The model's attention implementation is restored on exit.
+
+    Args:
+        and_stop: end the forward, and the block with it, when they are there; the rest of the model does not run.
 
     Raises:
         ValueError: the model has no such layer.
@@ -70,11 +82,13 @@ def capture_attention_states(model: PreTrainedModel, layer: int) -> Iterator[Cap
     if not 0 <= layer < layers:
         raise ValueError(f"layer {layer} does not exist; the model has attention layers 0 to {layers - 1}")
     before = model.config._attn_implementation
-    capture = Capture(layer)
+    capture = Capture(layer, and_stop)
     model.set_attn_implementation(CAPTURING_ATTENTION)
     token = _active.set(capture)
     try:
         yield capture
+    except _Received:
+        pass
     finally:
         _active.reset(token)
         model.set_attn_implementation(before)

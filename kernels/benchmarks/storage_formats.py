@@ -31,7 +31,7 @@ from workbench.catalog.models import load_embedder
 from workbench.catalog.tasks import TASKS, RetrievalData, capped
 from workbench.cli import public_name
 from workbench.environment import environment
-from workbench.evaluation.fingerprint import weights_fingerprint
+from workbench.fingerprint import weights_fingerprint
 
 SHORTENED = ("float16", "int8", "int4-fitted", "int2-fitted")  # tried with half of the components
 TASK_NAMES = ("ret_boolq", "ret_fiqa_mini", "ret_consumer_contracts", "ret_debian", "ret_xsum")

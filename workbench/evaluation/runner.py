@@ -21,9 +21,9 @@ from bitembed_core import BitEmbedder, StorageFormat
 from bitembed_core.ops import library
 from workbench.environment import environment
 from workbench.evaluation.encoder import EmbeddingCache, MtebEncoder
-from workbench.evaluation.fingerprint import weights_fingerprint
 from workbench.evaluation.results import Results, Scores, summarize
 from workbench.evaluation.sources import Cap, Source, TaskSpec, resolve_tasks, rewind
+from workbench.fingerprint import weights_fingerprint
 from workbench.search.rescoring import OVERSAMPLING
 
 SCORING = {

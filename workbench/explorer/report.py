@@ -8,7 +8,6 @@ from typing import Any
 
 from bitembed_core.files import write_json
 from workbench.environment import environment
-from workbench.evaluation.fingerprint import weights_fingerprint
 from workbench.explorer.corpus import ExplorerConfig
 from workbench.explorer.formats import RESCORERS, Setting
 from workbench.explorer.live import LiveCorpus
@@ -23,6 +22,7 @@ from workbench.figures.storage_explorer import (
     retention_against_bytes,
 )
 from workbench.figures.tables import neighbours_side_by_side
+from workbench.fingerprint import weights_fingerprint
 from workbench.search.planner import MOST_VECTORS, Prices, Rates, plan
 
 OVERSAMPLINGS = (2, 4, 8, 16)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from workbench.recipes.distributed import sum_over_processes
-from workbench.recipes.forward import Embedded, Encoder, Tokens, as_batch, autocast, group_by_length
+from workbench.recipes.forward import Embedded, Tokens, as_batch, autocast, group_by_length
+from workbench.recipes.imitated import Imitated
 from workbench.recipes.objective import Losses, Objective
 
 
@@ -21,7 +22,7 @@ def chunked_losses(
     objective: Objective,
     encoder: nn.Module,
     tokens: Tokens,
-    teacher: tuple[Encoder, Tokens] | None,
+    teacher: tuple[Imitated, Tokens] | None,
     size: int,
     in_batch: bool,
     chunk: int,
@@ -33,7 +34,7 @@ def chunked_losses(
 
     Args:
         encoder: the student's `Encoder`, perhaps wrapped.
-        teacher: its encoder, and its own tokens of the same texts.
+        teacher: what it is asked through, and its own tokens of the same texts.
         chunk: texts that go through a model at once.
         no_sync: keeps a wrapped encoder from averaging gradients over processes before the last chunk.
     """
@@ -42,9 +43,9 @@ def chunked_losses(
         grouped_ND = torch.cat([encoder([group])[0] for group in groups])
     embeddings_ND = grouped_ND[rows.argsort()].requires_grad_()
     student = Embedded(as_batch(embeddings_ND, size), [], [])
-    imitated = (
-        None if teacher is None else Embedded(as_batch(_embedded(*teacher, chunk, dtype), size), [], [])
-    )
+    imitated = None
+    if teacher is not None:
+        imitated = Embedded(as_batch(teacher[0].embeddings(teacher[1], chunk), size), [], [])
     losses = objective(student, imitated, in_batch)
     (scale * torch.stack(list(losses.terms.values())).sum()).backward()
     assert embeddings_ND.grad is not None
@@ -58,8 +59,7 @@ def chunked_losses(
                 again_ND, states = encoder([group])
             handed_on = (again_ND * gradient).sum()
             if objective.relation_weight and teacher is not None:
-                with torch.no_grad(), autocast(group["input_ids"].device, dtype):
-                    _, wanted = teacher[0]([group])  # the same tokens: `Training` sees to that
+                wanted = teacher[0].states([group])  # the same tokens: `Training` sees to that
                 masks = [group["attention_mask"]]
                 ours, theirs = (Embedded(student.batch, s, masks) for s in (states, wanted))
                 part = objective.relation_weight * objective.relations(ours, theirs, all_tokens)
@@ -69,11 +69,3 @@ def chunked_losses(
     if objective.relation_weight and teacher is not None:
         losses.terms["relations"] = relations
     return losses
-
-
-@torch.no_grad()
-def _embedded(encoder: Encoder, tokens: Tokens, chunk: int, dtype: torch.dtype) -> Tensor:
-    """Embeddings (N, d) of tokens (N, T), a chunk at a time."""
-    rows, groups = group_by_length(tokens, chunk)
-    with autocast(tokens["input_ids"].device, dtype):
-        return torch.cat([encoder([group])[0] for group in groups])[rows.argsort()]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workbench.config import option
-from workbench.recipes.settings import TRIPLETS_HELP, Record, TrainingConfig
+from workbench.recipes.settings import TEACHER_VECTORS_HELP, TRIPLETS_HELP, Record, TrainingConfig
 from workbench.recipes.stage import Conversion, Examples, Stage, run_stage
 
 
@@ -20,6 +20,7 @@ class DistillConfig(TrainingConfig):
     )
     out: str = option("runs/distill", "folder of the run", changes_result=False)
     teacher: str | None = option(None, "model to imitate: a catalog name, a folder or a hub id")
+    teacher_vectors: str | None = option(None, TEACHER_VECTORS_HELP, changes_result=False)
     triplets: str = option("offline", TRIPLETS_HELP)
     hard_negatives: int = option(7, "hard negatives per query, 0 for none (paper: 7)")
     mine: bool = option(True, "mine hard negatives with the teacher for sources that have none")
@@ -86,4 +87,5 @@ def distill_stage(config: DistillConfig) -> Stage:
         config.teacher,
         Conversion(config.sites, config.calibration_texts, config.learned_scales),
         config.rotation,
+        config.teacher_vectors,
     )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,15 +21,14 @@ from workbench.recipes.chunked import chunked_losses
 from workbench.recipes.dev_set import DevSet
 from workbench.recipes.distributed import rank, sum_over_processes, world_size
 from workbench.recipes.forward import (
-    Embedded,
     Encoder,
-    Tokens,
     autocast,
     checkpoint_layers,
     embed_batch,
     forward_dtype,
     tokenize_batch,
 )
+from workbench.recipes.imitated import Imitated
 from workbench.recipes.objective import Objective
 from workbench.recipes.optimizer import (
     learning_rate_factor,
@@ -60,6 +60,8 @@ class Training:
     Candidates are shared over processes but not over micro-batches: the loss is the mean of the
     micro-batches' losses, each with its own in-batch negatives. For more negatives take more processes, not
     more micro-batches.
+
+    `teacher_vectors` is a folder that keeps the teacher's vectors of the texts.
     """
 
     stage: str
@@ -71,6 +73,7 @@ class Training:
     student: BitEmbedder
     teacher: BitEmbedder | None = None
     dev_set: DevSet | None = None
+    teacher_vectors: Path | None = None
 
     def __post_init__(self) -> None:
         self.stages_before = list(self.student.provenance.stages)
@@ -92,9 +95,10 @@ class Training:
         self.watch = WeightWatch(self.student.model, self.config.watch_every, self.config.steps)
         self.whole_copies = WholeCopies(self.student, self.accelerator)
         self.encoder = prepare(self.accelerator, Encoder(self.student, student_layer), self.optimizer)
+        self.imitated: Imitated | None = None
         if self.teacher is not None:
             self.teacher.model.eval().requires_grad_(False)
-            self.teacher_encoder = Encoder(self.teacher, teacher_layer)
+            self.imitated = Imitated(Encoder(self.teacher, teacher_layer), self.dtype, self.teacher_vectors)
 
     def _check_teacher(self, teacher: BitEmbedder) -> tuple[int, int] | None:
         """The layers whose relations are compared, once it is sure that the teacher can teach this student."""
@@ -233,7 +237,7 @@ class Training:
             teacher_tokens = tokenize_batch(self.teacher, part, self.config.max_length)
         if self.config.chunk is None or self.config.chunk >= len(tokens["input_ids"]):
             student = embed_batch(self.encoder, tokens, len(part), self.dtype)
-            teacher = self.imitated(part, teacher_tokens) if self.teacher is not None else None
+            teacher = self.imitated.embed_batch(teacher_tokens, len(part)) if self.imitated else None
             losses = self.objective(student, teacher, part.in_batch)
             total = torch.stack(list(losses.terms.values())).sum()
             self.accelerator.backward(total / self.config.accumulation)
@@ -242,7 +246,7 @@ class Training:
                 self.objective,
                 self.encoder,
                 tokens,
-                (self.teacher_encoder, teacher_tokens) if self.teacher is not None else None,
+                (self.imitated, teacher_tokens) if self.imitated else None,
                 len(part),
                 part.in_batch,
                 self.config.chunk,
@@ -252,11 +256,6 @@ class Training:
             )
             total = torch.stack(list(losses.terms.values())).sum()
         return {"loss": total, **losses.terms, **losses.by_bits}, int(tokens["attention_mask"].sum())
-
-    @torch.no_grad()
-    def imitated(self, part: ExampleBatch, tokens: Tokens) -> Embedded:
-        """What the teacher makes of the same texts: one forward gives embeddings and attention states."""
-        return embed_batch(self.teacher_encoder, tokens, len(part), self.dtype)
 
     def check_finite(self, step: int, batch: ExampleBatch, values: dict[str, float]) -> None:
         """Raise TrainingDiverged if any of `values` is NaN or infinite; all processes see the same ones."""
@@ -277,6 +276,8 @@ class Training:
 
     def save(self, step: int) -> None:
         """Write the checkpoint after `step` steps and drop old ones."""
+        if self.imitated:
+            self.imitated.write()
         is_main = self.accelerator.is_main_process
         save_checkpoint(self.run.checkpoint_path(step), self.student.model, self.optimizer, step, is_main)
         if is_main:

@@ -58,6 +58,16 @@ class Encoder(nn.Module):
                     states.append(capture.states)
         return torch.cat(embeddings), states
 
+    def states(self, groups: Sequence[Tokens]) -> list[AttentionStates]:
+        """The states alone; layers above theirs do not run."""
+        assert self.layer is not None
+        states = []
+        for tokens in groups:
+            with capture_attention_states(self.model, self.layer, and_stop=True) as capture:
+                self.embedder.embed(tokens)
+            states.append(capture.states)
+        return states
+
 
 def faster_attention(ids_BT: Tensor) -> AbstractContextManager[None]:
     """Plain matrix products where the fused attention is slower: its bfloat16 backward on CPUs, for short texts.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workbench.config import option
-from workbench.recipes.settings import Record, TrainingConfig
+from workbench.recipes.settings import TEACHER_VECTORS_HELP, Record, TrainingConfig
 from workbench.recipes.stage import Conversion, Examples, Stage, run_stage
 
 
@@ -35,6 +35,7 @@ class PretrainConfig(TrainingConfig):
     teacher: str | None = option(
         None, "model to imitate from the first step; the paper has none in this stage"
     )
+    teacher_vectors: str | None = option(None, TEACHER_VECTORS_HELP, changes_result=False)
     contrastive_weight: float = option(1.0, "weight of InfoNCE over the pairs of the batch")
     regression_weight: float = option(
         5.0, "weight of 1 - cosine to the teacher's embedding (LEAF); needs a teacher"
@@ -68,4 +69,5 @@ def pretrain_stage(config: PretrainConfig) -> Stage:
         Examples(config.pairs, "pairs"),
         config.teacher,
         Conversion(config.sites, config.calibration_texts, config.learned_scales),
+        teacher_vectors=config.teacher_vectors,
     )

@@ -23,6 +23,11 @@ TRIPLETS_HELP = (
     "(workbench/catalog/mixture.py)"
 )
 
+TEACHER_VECTORS_HELP = (
+    "folder that keeps the teacher's vectors, rounded to float16, for later epochs and runs on the same texts; none "
+    "computes them each time. Attention relations still need the teacher, up to their layer"
+)
+
 
 @dataclass(frozen=True)
 class TrainingConfig:

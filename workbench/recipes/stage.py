@@ -61,7 +61,7 @@ class Stage:
 
     `teacher` is the model to imitate and to mine negatives with, as the catalog names it. Without a `conversion` the
     backbone is trained as it is. The student's vectors are turned by `rotation`, and so are a teacher's that have none of
-    their own; "none" keeps the backbone's.
+    their own; "none" keeps the backbone's. `teacher_vectors` is the folder that keeps the teacher's.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Stage:
     teacher: str | None = None
     conversion: Conversion | None = None
     rotation: RotationKind = "none"
+    teacher_vectors: str | None = None
 
 
 def run_stage(stage: Stage) -> Iterator[Record]:
@@ -133,7 +134,10 @@ def prepare(stage: Stage) -> Training:
     if teacher is not None and teacher.rotation is None and teacher.dimension == student.dimension:
         teacher.rotation = student.rotation  # or imitating its vectors would undo the student's
     run, objective = Run(Path(config.out)), Objective.of(config)
-    return Training(stage.name, config, run, accelerator, schedule, objective, student, teacher, dev_set)
+    kept = None if stage.teacher_vectors is None else Path(stage.teacher_vectors)
+    return Training(
+        stage.name, config, run, accelerator, schedule, objective, student, teacher, dev_set, kept
+    )
 
 
 def load_sources(examples: Examples, config: TrainingConfig, miner: BitEmbedder) -> list[Source]:

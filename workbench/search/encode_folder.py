@@ -152,7 +152,7 @@ def _open(out: Path, form: StorageFormat, source: TextSource, settings: dict[str
 
 def _settings(embedder: BitEmbedder, source: TextSource) -> dict[str, Any]:
     """What has to stay the same for all rows of an index, as JSON has it."""
-    from workbench.evaluation.fingerprint import weights_fingerprint
+    from workbench.fingerprint import weights_fingerprint
 
     return {
         "model": weights_fingerprint(embedder),

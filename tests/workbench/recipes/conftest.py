@@ -71,6 +71,7 @@ def make_training(
         sources: list[ExampleSource] | None = None,
         architecture: str = "bert",
         learned_scales: bool = False,
+        teacher_vectors: Path | None = None,
     ) -> Training:
         dev_set = None
         student = make_embedder(architecture)
@@ -96,6 +97,7 @@ def make_training(
             student=student,
             teacher=make_teacher(architecture) if objective.imitates else None,
             dev_set=dev_set,
+            teacher_vectors=teacher_vectors,
         )
 
     return make
