@@ -109,6 +109,11 @@ class TrainingConfig:
         None, "also send the records to an accelerate tracker: tensorboard, wandb, ...", changes_result=False
     )
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of the runs that these settings make, in the order in which they are trained."""
+        return (self.out,)
+
     def __post_init__(self) -> None:
         at_least_one = (
             "steps",

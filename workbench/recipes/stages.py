@@ -2,7 +2,7 @@
 against, the same model made ternary without any training."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,10 +11,10 @@ from workbench.catalog.examples import load_examples
 from workbench.catalog.models import load_embedder
 from workbench.catalog.tasks import TASKS
 from workbench.config import option
-from workbench.recipes.distill import DistillConfig, distill
+from workbench.recipes.distill import DistillConfig, distill, distill_stage
 from workbench.recipes.settings import Record, TrainingConfig
-from workbench.recipes.stage import sample_texts
-from workbench.recipes.teacher import TeacherConfig, teacher
+from workbench.recipes.stage import Stage, sample_texts
+from workbench.recipes.teacher import TeacherConfig, teacher, teacher_stage
 from workbench.runs import Run
 
 Config = TypeVar("Config", bound=TrainingConfig)
@@ -65,6 +65,16 @@ class StagesConfig(DistillConfig):
         return TeacherConfig(**shared | own, triplets=self.triplets, hard_negatives=self.hard_negatives)
 
     @property
+    def student_config(self) -> DistillConfig:
+        """Stage 2 with the teacher given, or with the one that stage 0 trains."""
+        own = {item.name: getattr(self, item.name) for item in fields(DistillConfig)}
+        return DistillConfig(**own | {"teacher": self.teacher_name, "exclude_tasks": self.excluded})
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (self.teacher_config.out, self.out) if self.teacher is None else (self.out,)
+
+    @property
     def teacher_name(self) -> str:
         """The teacher given, or the run that trains it."""
         return self.teacher or self.teacher_config.out
@@ -85,9 +95,17 @@ def teach_and_distill(config: StagesConfig) -> Iterator[Record]:
         yield from whole_run(teacher, stage_0)
         if not Run(Path(stage_0.out)).finished:
             return
-    own = {item.name: getattr(config, item.name) for item in fields(DistillConfig)}
-    changed = {"teacher": config.teacher_name, "exclude_tasks": config.excluded}
-    yield from whole_run(distill, DistillConfig(**own | changed))
+    yield from whole_run(distill, config.student_config)
+
+
+def planned_stages(config: StagesConfig) -> list[Stage]:
+    """What `teach_and_distill` would train, for a look ahead: in the place of a teacher that is still to be trained stands
+    the model that it is made from, which is as large."""
+    student = config.student_config
+    if config.teacher is not None:
+        return [distill_stage(student)]
+    untrained_teacher = replace(student, teacher=config.teacher_config.backbone)
+    return [teacher_stage(config.teacher_config), distill_stage(untrained_teacher)]
 
 
 def whole_run(recipe: Callable[[Config], Iterator[Record]], config: Config) -> Iterator[Record]:
