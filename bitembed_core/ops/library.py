@@ -108,8 +108,11 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "any_field_3": (c_int, [c_void_p, c_int64, c_int]),
     "norm_quantize": (
         c_int,
-        [c_void_p, c_int64, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_void_p, c_int],
+        [c_void_p, c_int64, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_void_p, c_int, c_int],
     ),
+    "scale_sums": (None, [c_void_p, c_int64, c_int64, *[c_void_p] * 3, c_int, c_int]),
+    "scale_gradient": (c_int, [c_void_p, c_int64, c_int64, *[c_void_p] * 3, c_int, c_int]),
+    "norm_backward": (c_int, [*[c_void_p] * 2, c_int64, c_int64, *[c_void_p] * 4, *[c_int] * 3]),
     "linears": (c_int, [c_void_p, c_int64, POINTER(Linear), c_int64, POINTER(c_void_p), c_int, c_int]),
     "feed_forward": (c_int, [c_void_p, c_int64, *[POINTER(Linear)] * 3, c_int32, c_void_p, c_int]),
     "rotate": (None, [c_void_p, c_void_p, c_int64, c_int64, c_int64, POINTER(Norm), c_void_p, c_int]),
@@ -127,7 +130,11 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 # Of these, a result other than 0 means that there was not enough memory.
-NEED_MEMORY = ("norm_quantize", "linears", "feed_forward", "attention", "pool", "encode", "search")
+NEED_MEMORY = (
+    *("norm_quantize", "scale_gradient", "norm_backward", "linears"),
+    *("feed_forward", "attention", "pool", "encode", "search"),
+)
+FLOATS = (torch.float32, torch.bfloat16)  # what the passes of training read and write
 
 
 @cache
@@ -198,6 +205,11 @@ def pointer(tensor: Tensor | None) -> int | None:
     assert tensor.is_contiguous()
     assert tensor.device.type == "cpu"
     return tensor.data_ptr()
+
+
+def float32_or_bfloat16(x: Tensor) -> Tensor:
+    """`x` without its history, contiguous, in one of `FLOATS`: what is neither becomes float32."""
+    return (x if x.dtype in FLOATS else x.float()).detach().contiguous()
 
 
 def text_offsets(lengths: Sequence[int]) -> Tensor:

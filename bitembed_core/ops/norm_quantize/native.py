@@ -10,7 +10,7 @@ from bitembed_core.ops.ternary_linear.operands import Norm
 def norm_quantize(x_MK: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor, Tensor]:
     """As `quantize_normalised`: codes int8 (M, K), scale (M, 1) and inverse RMS (M, 1) (ones without a norm)."""
     tokens, features = x_MK.shape
-    x = x_MK.detach().float().contiguous()
+    x = library.float32_or_bfloat16(x_MK)
     gain = None if norm is None else norm.gain.detach().float().contiguous()
     codes = torch.empty(tokens, features, dtype=torch.int8)
     scale, inverse_rms = torch.empty(tokens, 1), torch.empty(tokens, 1)
@@ -23,6 +23,7 @@ def norm_quantize(x_MK: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor, Tens
         codes.data_ptr(),
         scale.data_ptr(),
         inverse_rms.data_ptr(),
+        x.dtype == torch.bfloat16,
         library.threads(),
     )
     return codes, scale, inverse_rms

@@ -3,7 +3,8 @@
 Kernels, by name:
 - `reference`: floating-point product of the dequantized factors; runs everywhere.
 - `int8`: exact integer product through `torch._int_mm`, with blocked norm and quantization; CPU.
-- `native`: weights at two bits, through the native library (`ops/library.py`); training uses the product of `int8`; CPU.
+- `native`: weights at two bits, through the native library (`ops/library.py`); training uses the product of `int8`, with
+  native passes around it; CPU.
 - `triton`: weights at two bits in inference, int8 tensor cores in training too; CUDA (`ops/gpu.py`).
 """
 
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from bitembed_core.ops import gpu, library
-from bitembed_core.ops.norm_quantize.native import norm_quantize
 from bitembed_core.ops.ternary_linear import integer, native, reference
 from bitembed_core.ops.ternary_linear.operands import Norm
+from bitembed_core.ops.ternary_linear.passes import NATIVE
 from bitembed_core.ops.ternary_linear.planar import planar_weight
 from bitembed_core.ops.ternary_linear.reference import annealed_linear, unquantized_linear
 
@@ -91,8 +92,8 @@ KERNELS = {
     "int8": TernaryLinearKernel("int8", integer.ternary_linear, integer.frozen_ternary_linear),
     "native": TernaryLinearKernel(
         "native",
-        partial(integer.ternary_linear, quantize=norm_quantize),
-        partial(integer.frozen_ternary_linear, quantize=norm_quantize),
+        partial(integer.ternary_linear, passes=NATIVE),
+        partial(integer.frozen_ternary_linear, passes=NATIVE),
         TwoBits(native.PanelWeight, native.ternary_linear),
     ),
     "triton": TernaryLinearKernel(

@@ -1,6 +1,6 @@
-"""The elementwise half of the integer kernel, a block of tokens at a time.
+"""The passes around the integer kernel's products in plain torch, a block of tokens at a time.
 
-Norm and quantization are a dozen cheap passes over the input. Over the whole tensor each of them streams through
+Norm and quantization are a dozen cheap operations on the input. Over the whole tensor each of them streams through
 memory and allocates; over a block that stays in the cache they need not. Blocks are whole tokens and every
 operation is per token, so the results are those of the unblocked code bit for bit.
 """
@@ -42,13 +42,22 @@ def quantize_normalised(x_MK: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor
     return codes_MK, scale_M1, inverse_rms_M1
 
 
-def scaled(sums_MN: Tensor, scale_M1: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """`sums * scale + bias` of int32 sums (M, N), in `dtype`."""
-    y_MN = torch.empty(sums_MN.shape, dtype=dtype, device=sums_MN.device)
-    for rows in blocks(sums_MN):
-        block = sums_MN[rows] * scale_M1[rows]
-        y_MN[rows] = block if bias is None else block.add_(bias)
-    return y_MN
+def rescale(sums_MN: Tensor, scale_M1: Tensor, bias: Tensor | None, y_MN: Tensor) -> None:
+    """Write `sums * scale + bias` of int32 sums into y, of any floating-point dtype."""
+    block = sums_MN * scale_M1
+    y_MN.copy_(block if bias is None else block.add_(bias))
+
+
+def scale_gradient(grad_MN: Tensor, scale_M1: Tensor, with_sum: bool) -> tuple[Tensor, Tensor | None]:
+    """`grad * scale` in grad's dtype, and `sum_tokens grad` (N,) in float32 if it is asked for."""
+    scaled_MN = torch.empty_like(grad_MN)
+    total_N = torch.zeros(grad_MN.shape[1], device=grad_MN.device) if with_sum else None
+    for rows in blocks(grad_MN):
+        block = grad_MN[rows].float()
+        if total_N is not None:
+            total_N += block.sum(dim=0)
+        scaled_MN[rows] = block * scale_M1[rows]
+    return scaled_MN, total_N
 
 
 def norm_backward(grad_MK: Tensor, x_MK: Tensor, inverse_rms_M1: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:

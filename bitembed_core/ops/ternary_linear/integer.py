@@ -5,19 +5,17 @@ a token's result does not depend on the tokens beside it. The backward pass is t
 the straight-through estimator gives `dX = dY Qw(W)` and `dW = dY^T Qx(X)`; besides the input only int8 codes are kept.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitembed_core.ops.ternary_linear.blocked import norm_backward, quantize_normalised, scaled
 from bitembed_core.ops.ternary_linear.operands import Norm
+from bitembed_core.ops.ternary_linear.passes import BLOCKED, Passes
 from bitembed_core.quantizers import quantize_weight
 
-# (M, K), norm -> codes int8 (M, K), scale (M, 1), inverse RMS (M, 1)
-NormQuantize = Callable[[Tensor, Norm | None], tuple[Tensor, Tensor, Tensor]]
+SUMS = 1 << 18  # int32 sums held at once: a megabyte, which stays in the cache until it has been rescaled
 
 
 def ternary_linear(
@@ -25,11 +23,11 @@ def ternary_linear(
     weight: Tensor,
     bias: Tensor | None = None,
     norm: Norm | None = None,
-    quantize: NormQuantize = quantize_normalised,
+    passes: Passes = BLOCKED,
 ) -> Tensor:
     """As `reference.ternary_linear`, with the product taken in integers."""
     gain, eps = norm if norm is not None else (None, 0.0)
-    return _TernaryLinear.apply(x, weight, bias, gain, eps, quantize)
+    return _TernaryLinear.apply(x, weight, bias, gain, eps, passes)
 
 
 @torch.no_grad()
@@ -39,19 +37,35 @@ def frozen_ternary_linear(
     scale: Tensor,
     bias: Tensor | None = None,
     norm: Norm | None = None,
-    quantize: NormQuantize = quantize_normalised,
+    passes: Passes = BLOCKED,
 ) -> Tensor:
     """As `reference.frozen_ternary_linear`, with the product taken in integers and without gradients."""
-    x_codes_MK, x_scale_M1, _ = quantize(x.flatten(0, -2), norm)
-    y_MN = scaled(integer_product(x_codes_MK, codes), x_scale_M1 * scale, bias, output_dtype(x))
+    x_codes_MK, x_scale_M1, _ = passes.quantize(x.flatten(0, -2), norm)
+    y_MN = scaled_product(x_codes_MK, codes, x_scale_M1 * scale, bias, output_dtype(x), passes)
     return y_MN.unflatten(0, x.shape[:-1])
 
 
-def integer_product(x_codes_MK: Tensor, w_codes_NK: Tensor) -> Tensor:
-    """int8 (M, K) times int8 (N, K) transposed, summed in int32: (M, N)."""
+def scaled_product(
+    x_codes_MK: Tensor,
+    w_codes_NK: Tensor,
+    scale_M1: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    passes: Passes = BLOCKED,
+) -> Tensor:
+    """`x w^T * scale + bias` (M, N) in `dtype`; the sums of int8 x and w are exact, in int32."""
     if x_codes_MK.shape[1] == 1:  # torch 2.13 leaves the result of _int_mm unwritten when K is 1
         x_codes_MK, w_codes_NK = F.pad(x_codes_MK, (0, 1)), F.pad(w_codes_NK, (0, 1))
-    return torch._int_mm(x_codes_MK, w_codes_NK.t())
+    tokens, features = x_codes_MK.shape[0], w_codes_NK.shape[0]
+    y_MN = torch.empty(tokens, features, dtype=dtype)
+    at_once = min(tokens, max(1, SUMS // features))
+    sums = torch.empty(at_once, features, dtype=torch.int32)
+    for start in range(0, tokens, max(1, at_once)):
+        rows = slice(start, start + at_once)
+        some = sums[: len(y_MN[rows])]
+        torch._int_mm(x_codes_MK[rows], w_codes_NK.t(), out=some)
+        passes.rescale(some, scale_M1[rows], bias, y_MN[rows])
+    return y_MN
 
 
 class _TernaryLinear(torch.autograd.Function):
@@ -63,11 +77,11 @@ class _TernaryLinear(torch.autograd.Function):
         bias: Tensor | None,
         gain: Tensor | None,
         eps: float,
-        quantize: NormQuantize,
+        passes: Passes,
     ) -> Tensor:
         norm = Norm(gain, eps) if gain is not None else None
         x_MK = x.flatten(0, -2)
-        x_codes_MK, x_scale_M1, inverse_rms_M1 = quantize(x_MK, norm)
+        x_codes_MK, x_scale_M1, inverse_rms_M1 = passes.quantize(x_MK, norm)
         w_codes_NK, w_scale = quantize_weight(weight)
         ctx.save_for_backward(
             x_MK if gain is not None else None,
@@ -79,21 +93,21 @@ class _TernaryLinear(torch.autograd.Function):
             gain,
         )
         ctx.eps, ctx.x_shape, ctx.x_dtype, ctx.w_dtype = eps, x.shape, x.dtype, weight.dtype
-        ctx.product_dtype, ctx.has_bias = output_dtype(x), bias is not None
-        y_MN = scaled(integer_product(x_codes_MK, w_codes_NK), x_scale_M1 * w_scale, bias, ctx.product_dtype)
+        ctx.product_dtype, ctx.has_bias, ctx.passes = output_dtype(x), bias is not None, passes
+        y_MN = scaled_product(x_codes_MK, w_codes_NK, x_scale_M1 * w_scale, bias, ctx.product_dtype, passes)
         return y_MN.unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x_MK, x_codes_MK, x_scale_M1, inverse_rms_M1, w_codes_NK, w_scale, gain = ctx.saved_tensors
-        dtype = ctx.product_dtype
+        dtype, passes = ctx.product_dtype, ctx.passes
         grad_MN = grad_outputs[0].flatten(0, -2).to(dtype)
-        grad_w = (grad_MN * x_scale_M1.to(dtype)).t() @ x_codes_MK.to(dtype)
-        grad_bias = grad_MN.sum(dim=0, dtype=torch.float32) if ctx.has_bias else None
+        scaled_grad_MN, grad_bias = passes.scale_gradient(grad_MN, x_scale_M1, ctx.has_bias)
+        grad_w = scaled_grad_MN.t() @ x_codes_MK.to(dtype)
         grad_MK = grad_MN @ (w_codes_NK.to(dtype) * w_scale.to(dtype))
         grad_gain = None
         if gain is not None:
-            grad_MK, grad_gain = norm_backward(grad_MK, x_MK, inverse_rms_M1, Norm(gain, ctx.eps))
+            grad_MK, grad_gain = passes.norm_backward(grad_MK, x_MK, inverse_rms_M1, Norm(gain, ctx.eps))
         return (
             grad_MK.to(ctx.x_dtype).view(ctx.x_shape),
             grad_w.to(ctx.w_dtype),

@@ -81,9 +81,20 @@ int64_t bitembed_panel_bytes(int64_t out, int64_t in);
 int bitembed_any_zero_nibble(const uint8_t* bytes, int64_t n, int threads);
 int bitembed_any_field_3(const uint8_t* bytes, int64_t n, int threads);
 
-/* codes (m, in) int8, scale (m,), inverse_rms (m,): Eq 3 and Eq 2 in one pass; a NULL gain leaves the norm out. */
-int bitembed_norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes,
-                            float* scale, float* inverse_rms, int threads);
+/* codes (m, in) int8, scale (m,), inverse_rms (m,): Eq 3 and Eq 2 in one pass; a NULL gain leaves the norm out. x holds
+   bfloat16 when bf16 is not 0. */
+int bitembed_norm_quantize(const void* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes, float* scale,
+                           float* inverse_rms, int bf16, int threads);
+/* The passes around the products of a linear in training. Arrays called void hold bfloat16 where their flag is not 0.
+   y (m, n) = sums * scale of the row + bias; bias (n,) or NULL. */
+void bitembed_scale_sums(const int32_t* sums, int64_t m, int64_t n, const float* scale, const float* bias, void* y,
+                         int bf16, int threads);
+/* y (m, n) = grad * scale of the row, and, unless it is NULL, total (n,) = the sum of grad over the rows. */
+int bitembed_scale_gradient(const void* grad, int64_t m, int64_t n, const float* scale, void* y, float* total, int bf16,
+                            int threads);
+/* grad_x (m, n) and grad_gain (n,) of y = gain * x * inverse_rms; grad_x is as wide as x. */
+int bitembed_norm_backward(const void* grad, const void* x, int64_t m, int64_t n, const float* inverse_rms,
+                           const float* gain, void* grad_x, float* grad_gain, int grad_bf16, int x_bf16, int threads);
 /* y[i] (m, out of linears[i]) of x (m, in): projections of one input in one pass; bfloat16 when bf16 is not 0. */
 int bitembed_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, void** y, int bf16,
                       int threads);

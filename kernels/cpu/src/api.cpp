@@ -167,9 +167,22 @@ BITEMBED_EXPORT double bitembed_time_linears(const float* x, int64_t m, const bi
 BITEMBED_EXPORT int bitembed_pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads) {
     return kernels().pack_panels(rows, out, in, panels, threads);
 }
-BITEMBED_EXPORT int bitembed_norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps,
-                                            int8_t* codes, float* scale, float* inverse_rms, int threads) {
-    return kernels().norm_quantize(x, m, in, gain, eps, codes, scale, inverse_rms, threads);
+BITEMBED_EXPORT int bitembed_norm_quantize(const void* x, int64_t m, int64_t in, const float* gain, float eps,
+                                            int8_t* codes, float* scale, float* inverse_rms, int bf16, int threads) {
+    return kernels().norm_quantize(x, m, in, gain, eps, codes, scale, inverse_rms, bf16, threads);
+}
+BITEMBED_EXPORT void bitembed_scale_sums(const int32_t* sums, int64_t m, int64_t n, const float* scale,
+                                         const float* bias, void* y, int bf16, int threads) {
+    kernels().scale_sums(sums, m, n, scale, bias, y, bf16, threads);
+}
+BITEMBED_EXPORT int bitembed_scale_gradient(const void* grad, int64_t m, int64_t n, const float* scale, void* y,
+                                            float* total, int bf16, int threads) {
+    return kernels().scale_gradient(grad, m, n, scale, y, total, bf16, threads);
+}
+BITEMBED_EXPORT int bitembed_norm_backward(const void* grad, const void* x, int64_t m, int64_t n, const float* inverse_rms,
+                                           const float* gain, void* grad_x, float* grad_gain, int grad_bf16, int x_bf16,
+                                           int threads) {
+    return kernels().norm_backward(grad, x, m, n, inverse_rms, gain, grad_x, grad_gain, grad_bf16, x_bf16, threads);
 }
 BITEMBED_EXPORT int bitembed_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, void** y,
                                       int bf16, int threads) {

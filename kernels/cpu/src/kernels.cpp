@@ -8,6 +8,7 @@
 #include "encoder.h"
 #include "peak.h"
 #include "search.h"
+#include "training.h"
 
 namespace {
 
@@ -35,21 +36,28 @@ int pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, i
     return bad.load() ? -1 : 0;
 }
 
-int norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes, float* scale,
-                   float* inverse, int threads) {
+int norm_quantize(const void* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes, float* scale,
+                   float* inverse, int bf16, int threads) {
     const int64_t block = block_tokens(m, threads), width = code_width(in);
     Arena arena;
-    const int64_t bytes = aligned(4 * quantize_scratch(in)) + aligned(width);
+    const int64_t bytes = aligned(4 * quantize_scratch(in)) + aligned(width) + aligned(4 * width);
     arena.take<char>(threads * bytes);
     if (!arena.allocate()) return -1;
     char* memory = arena.take<char>(threads * bytes);
     auto work = [&](Team& team, int thread) {
         float* scratch = reinterpret_cast<float*>(memory + thread * bytes);
         int8_t* row = reinterpret_cast<int8_t*>(memory + thread * bytes + aligned(4 * quantize_scratch(in)));
+        float* wide = reinterpret_cast<float*>(row + aligned(width));
         for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) {
             for (int64_t t = b * block; t < least(m, (b + 1) * block); t++) {
                 int32_t code_sum;
-                const float* token = x + t * in;
+                const float* token = wide;
+                if (bf16) {
+                    const Bfloat16* narrow = static_cast<const Bfloat16*>(x) + t * in;
+                    for (int64_t i = 0; i < in; i += LANES) store(wide + i, load(narrow + i, in - i));
+                } else {
+                    token = static_cast<const float*>(x) + t * in;
+                }
                 inverse[t] = gain ? inverse_rms(token, in, eps) : 1.0f;
                 quantize_few(&token, 1, in, gain, inverse + t, scratch, {row, scale + t, &code_sum, width});
                 for (int64_t i = 0; i < width; i += LANES) {  // the order is its own inverse
@@ -63,6 +71,35 @@ int norm_quantize(const float* x, int64_t m, int64_t in, const float* gain, floa
     };
     bitembed::run_team(threads, 1, work);
     return 0;
+}
+
+void scale_sums(const int32_t* sums, int64_t m, int64_t n, const float* scale, const float* bias, void* y, int bf16,
+                int threads) {
+    if (bf16) {
+        scale_all(sums, m, n, scale, bias, static_cast<Bfloat16*>(y), threads);
+    } else {
+        scale_all(sums, m, n, scale, bias, static_cast<float*>(y), threads);
+    }
+}
+
+int scale_gradient(const void* grad, int64_t m, int64_t n, const float* scale, void* y, float* total, int bf16,
+                   int threads) {
+    const auto run = [&](auto* to) {
+        return scale_all_gradients(static_cast<decltype(to)>(const_cast<void*>(grad)), m, n, scale, to, total, threads);
+    };
+    return bf16 ? run(static_cast<Bfloat16*>(y)) : run(static_cast<float*>(y));
+}
+
+int norm_backward(const void* grad, const void* x, int64_t m, int64_t n, const float* inverse, const float* gain,
+                  void* grad_x, float* grad_gain, int grad_bf16, int x_bf16, int threads) {
+    const auto run = [&](const auto* from, auto* to) {
+        const auto* values = static_cast<decltype(to)>(const_cast<void*>(x));
+        return norm_backward_all(from, values, m, n, inverse, gain, to, grad_gain, threads);
+    };
+    const auto run_grad = [&](const auto* from) {
+        return x_bf16 ? run(from, static_cast<Bfloat16*>(grad_x)) : run(from, static_cast<float*>(grad_x));
+    };
+    return grad_bf16 ? run_grad(static_cast<const Bfloat16*>(grad)) : run_grad(static_cast<const float*>(grad));
 }
 
 // Memory of one thread that quantizes and multiplies blocks of tokens: codes for each of `inputs` projections.
@@ -244,7 +281,8 @@ int search(const int8_t* queries, int64_t query_count, const uint8_t* codes, con
 }  // namespace
 
 const bitembed::Kernels& bitembed::BITEMBED_KERNELS() {
-    static const Kernels kernels = {BITEMBED_NAME, pack_panels, norm_quantize, linears, feed_forward, rotate,
-                                    attention,     lookup,      pool,          encode,  search, peak_gops};
+    static const Kernels kernels = {BITEMBED_NAME, pack_panels,    norm_quantize, scale_sums, scale_gradient,
+                                    norm_backward, linears,        feed_forward,  rotate,     attention,
+                                    lookup,        pool,           encode,        search,     peak_gops};
     return kernels;
 }

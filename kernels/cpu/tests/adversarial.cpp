@@ -80,7 +80,7 @@ void test_linear(int64_t tokens, int64_t in, int64_t out, float size, int thread
         std::vector<int8_t> codes(static_cast<size_t>(tokens * in));
         Floats scale(static_cast<size_t>(tokens)), rms(static_cast<size_t>(tokens));
         bitembed_norm_quantize(x.data(), tokens, in, w->gain.empty() ? nullptr : w->gain.data(), 1e-6f, codes.data(),
-                               scale.data(), rms.data(), threads);
+                               scale.data(), rms.data(), 0, threads);
         bool exact = true;
         for (int64_t t = 0; t < tokens; t++) {
             for (int64_t r = 0; r < w->out; r++) {
@@ -108,6 +108,32 @@ void test_linear(int64_t tokens, int64_t in, int64_t out, float size, int thread
         close = close && std::fabs(value - y0[i]) <= std::fabs(y0[i]) / 256;
     }
     check(close, "bfloat16 output");
+}
+
+void test_training_passes(int64_t rows, int64_t n, float size, int threads) {
+    const auto cells = static_cast<size_t>(rows * n);
+    const Floats grad = random_floats(rows * n, size), x = random_floats(rows * n, size), scale = random_floats(rows),
+                 inverse = random_floats(rows), gain = random_floats(n);
+    std::vector<int32_t> sums(cells, INT32_MAX);
+    Floats y(cells, NAN), total(static_cast<size_t>(n), NAN), again(static_cast<size_t>(n), NAN);
+    bitembed_scale_sums(sums.data(), rows, n, scale.data(), gain.data(), y.data(), 0, threads);
+    bool exact = true;
+    for (size_t i = 0; i < cells; i++) {
+        volatile float scaled = 2147483648.0f * scale[i / static_cast<size_t>(n)];
+        exact = exact && y[i] == scaled + gain[i % static_cast<size_t>(n)];
+    }
+    check(exact, "sums are scaled");
+    std::vector<uint16_t> narrow(cells, 0xffff), narrow_x(cells, 0x3f80);
+    bitembed_scale_sums(sums.data(), rows, n, scale.data(), nullptr, narrow.data(), 1, threads);
+    bitembed_scale_gradient(grad.data(), rows, n, scale.data(), y.data(), total.data(), 0, threads);
+    bitembed_scale_gradient(grad.data(), rows, n, scale.data(), y.data(), again.data(), 0, threads + 1);
+    check(total == again || size > 1e30f, "column sums do not depend on the number of threads");
+    bitembed_scale_gradient(narrow.data(), rows, n, scale.data(), narrow.data(), nullptr, 1, threads);
+    bitembed_norm_backward(grad.data(), x.data(), rows, n, inverse.data(), gain.data(), y.data(), total.data(), 0, 0, threads);
+    bitembed_norm_backward(narrow.data(), narrow_x.data(), rows, n, inverse.data(), gain.data(), narrow_x.data(),
+                           total.data(), 1, 1, threads);
+    bitembed_norm_backward(grad.data(), narrow_x.data(), rows, n, inverse.data(), gain.data(), narrow.data(),
+                           total.data(), 0, 1, threads);
 }
 
 void test_attention(const std::vector<int64_t>& lengths, int64_t heads, int64_t kv_heads, int64_t width, bool causal,
@@ -277,6 +303,9 @@ void test_all() {
         for (const int64_t tokens : {0, 1, 2, 3, 7, 8, 9, 13, 65})
             for (const int64_t in : {1, 4, 15, 16, 17, 100})
                 for (const int64_t out : {1, 15, 16, 47, 49, 100}) test_linear(tokens, in, out, 1.0f, threads);
+        for (const int64_t rows : {0, 1, 127, 300})
+            for (const int64_t n : {1, 15, 16, 33}) test_training_passes(rows, n, 1.0f, threads);
+        test_training_passes(3, 20, 3e38f, threads);
         test_linear(5, 4097, 33, 1.0f, threads);
         for (const float size : {0.0f, 1e-40f, 1e30f}) test_linear(4, 33, 20, size, threads);
     }

@@ -38,7 +38,9 @@ def test_integer_product_is_exact(shape, out, kind) -> None:
     x_codes, _ = quantize_activation(x.flatten(0, -2))
     w_codes, _ = quantize_weight(weight)
     exact = x_codes.long() @ w_codes.long().t()
-    assert torch.equal(integer.integer_product(x_codes, w_codes).long(), exact)
+    scale = torch.ones(len(x_codes), 1)
+    sums = integer.scaled_product(x_codes, w_codes, scale, None, torch.float64)
+    assert torch.equal(sums.long(), exact)
 
 
 @pytest.mark.parametrize("normed", [False, True])
