@@ -9,6 +9,7 @@ import pytest
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
+from workbench.explorer.corpus import ExplorerConfig
 from workbench.recipes.convert import ConvertConfig
 from workbench.recipes.stages import StagesConfig
 
@@ -19,8 +20,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 @pytest.fixture(scope="module")
 def kernel():
     """One for all notebooks, since most of their time goes into imports."""
-    manager = KernelManager(kernel_name="python3", transport="ipc")
-    manager.start_kernel()
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=FOLDER)  # as Jupyter does
     yield manager
     manager.shutdown_kernel(now=True)
 
@@ -47,7 +48,7 @@ def execute(kernel, name, config, *, before=(), after=()):
         *cells[reader:],
         *map(code, after),
     ]
-    client = NotebookClient(notebook, timeout=120, km=kernel)
+    client = NotebookClient(notebook, timeout=120, startup_timeout=120, km=kernel)
     client.execute()
     client.kc.stop_channels()
     states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
@@ -79,13 +80,26 @@ def test_convert(kernel, backbone, examples, tmp_path):
         calibration_size=8,
         held_out_size=4,
     )
-    move = "draw_weights.widget.children[0].value = list(projections)[-1]"
-    draw = "draw_weights(list(projections)[-1])"
+    move = "draw_weights.widget.children[0].value = 'output.dense'"
+    draw = "draw_weights('output.dense', 0)"
     drawn, shown = execute(kernel, "convert", config, after=[move, draw])
     assert (tmp_path / "run" / "latent" / "config.json").is_file()
-    assert set(drawn) == {"Embeddings before and after", "Latent weights and their ternary values"}
-    assert shown == {title: drawn[title] for title in shown}
-    assert shown
+    title = "Latent weights and their ternary values"
+    assert shown[title] == drawn[title]
+    assert len(shown) == 2  # the block is no figure, but a drawing
+
+
+def test_storage_explorer(kernel, backbone, examples, tmp_path):
+    corpus = tmp_path / "texts.jsonl"
+    texts = [f"text {number} of {word}" for number in range(10) for word in ("cats", "dogs")]
+    corpus.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    config = ExplorerConfig(model=backbone, corpus=str(corpus), documents=14, queries=3, max_length=16)
+    move = "draw_recall.widget.children[1].value = 'int8'"
+    draw = "draw_recall(True, 'int8', 4, 90)"
+    drawn, shown = execute(kernel, "storage_explorer", config, after=[move, draw])
+    title = "How many of float32's 10 nearest each format finds"
+    assert shown[title] == drawn[title]
+    assert set(shown) == {title, "What is kept, at how many bytes", "Money per month"}
 
 
 def test_distill_trains_what_is_entered(kernel, backbone, examples, tasks, tmp_path):

@@ -4,10 +4,12 @@ As in the marimo apps, the form hands its fields to the parser of the command li
 below it reads what is entered when it is run, and the kernel's own stop button interrupts a training.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
 from html import escape
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import ipywidgets as widgets
@@ -18,11 +20,17 @@ from workbench.config import as_text, entered_config
 
 Item = TypeVar("Item")
 
+ROOT = Path(__file__).parents[2]
+
 _NARROW = "minmax(120px, 200px) minmax(120px, 320px) 1fr"
 
 
-def quiet() -> None:
-    """Silence the chatter of transformers."""
+def set_up() -> None:
+    """Work in the repository's root, where paths such as runs/x mean what they mean to scripts and marimo notebooks.
+
+    The chatter of transformers is silenced.
+    """
+    os.chdir(ROOT)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
