@@ -1,13 +1,14 @@
 """Keep evaluation text out of training: no training example may share a run of ten words with it."""
 
 import logging
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from workbench.catalog.example import Example, ExampleSource
@@ -19,7 +20,9 @@ logger = logging.getLogger("bitembed")
 
 RUN_LENGTH = 10
 TEXTS_AT_ONCE = 20_000
-UNKNOWN_WORD = 0
+UNKNOWN_WORD = -1  # it has the last of the values
+NO_WORD = r"[^\p{L}\p{N}_]+"
+BEGINNING_BITS = 24
 
 
 class OverlapFilter:
@@ -33,18 +36,18 @@ class OverlapFilter:
     def __init__(self, texts: Iterable[str], run_length: int = RUN_LENGTH) -> None:
         self.run_length = run_length
         self.dropped: Counter[str] = Counter()
-        self._numbers: dict[str, int] = {}
-        text_list = list(texts)
-        for text in text_list:
-            for word in _words(text):
-                self._numbers.setdefault(word, len(self._numbers) + 1)
+        blocks = list(_in_blocks(list(texts)))
+        words = [_words(block)[0] for block in blocks]
+        self._vocabulary = pc.unique(pa.chunked_array(words, pa.string()))
         generator = np.random.default_rng(0)
         top = np.iinfo(np.uint64).max
-        self._values = generator.integers(top, size=len(self._numbers) + 1, dtype=np.uint64, endpoint=True)
+        self._values = generator.integers(top, size=len(self._vocabulary) + 1, dtype=np.uint64, endpoint=True)
         multiplier = generator.integers(top, dtype=np.uint64) | np.uint64(1)
         self._powers = np.cumprod(np.full(run_length, multiplier), dtype=np.uint64)
-        ordered = np.sort(self._hash_runs(text_list)[0])
-        self._runs = ordered[np.diff(ordered, prepend=~ordered[:1]) != 0]
+        hashes = [self._hash_runs(block)[0] for block in blocks]
+        self._runs = np.unique(np.concatenate(hashes)) if hashes else np.empty(0, dtype=np.uint64)
+        self._beginnings = np.zeros(2**BEGINNING_BITS, dtype=bool)
+        self._beginnings[_beginning(self._runs)] = True
 
     @classmethod
     def from_tasks(cls, tasks: Iterable["TaskEntry"], run_length: int = RUN_LENGTH) -> "OverlapFilter":
@@ -64,8 +67,7 @@ class OverlapFilter:
         """`allows` for many examples at once; a text that several of them share is looked at once."""
         texts = list(dict.fromkeys(text for example in examples for text in example.texts))
         overlapping: set[str] = set()
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            block = texts[start : start + TEXTS_AT_ONCE]
+        for block in _in_blocks(texts):
             hashes, owners = self._hash_runs(block)
             overlapping.update(block[owner] for owner in owners[self._known(hashes)].tolist())
         return np.array([overlapping.isdisjoint(example.texts) for example in examples], dtype=bool)
@@ -81,25 +83,22 @@ class OverlapFilter:
         return replace(source, examples=kept)
 
     def _known(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Which numbers are among the kept ones, by binary search."""
-        if not len(self._runs):
-            return np.zeros(len(hashes), dtype=bool)
-        places = np.searchsorted(self._runs, hashes).clip(max=len(self._runs) - 1)
-        return np.asarray(self._runs[places] == hashes)
+        """Which numbers are among the kept ones: by their first bits, and where those occur by binary search."""
+        known = self._beginnings[_beginning(hashes)]
+        likely = hashes[known]
+        if len(likely):
+            places = np.searchsorted(self._runs, likely).clip(max=len(self._runs) - 1)
+            known[known] = self._runs[places] == likely
+        return known
 
     def _hash_runs(self, texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Numbers of all runs of the texts, and for each run which text it is from."""
-        numbers: list[int] = []
-        lengths = []
-        known = self._numbers
-        for text in texts:
-            words = _words(text)
-            lengths.append(len(words))
-            numbers.extend(known.get(word, UNKNOWN_WORD) for word in words)
-        count = len(numbers) - self.run_length + 1
+        words, lengths = _words(texts)
+        count = len(words) - self.run_length + 1
         if count < 1:
             return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
-        values = self._values[np.array(numbers)]
+        places = pc.fill_null(pc.index_in(words, value_set=self._vocabulary), UNKNOWN_WORD).to_numpy()
+        values = self._values[places]
         hashes = np.zeros(count, dtype=np.uint64)
         for position, power in enumerate(self._powers):
             hashes += values[position : position + count] * power
@@ -108,5 +107,23 @@ class OverlapFilter:
         return hashes[inside], owners[:count][inside]
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+def _words(texts: Sequence[str]) -> tuple[pa.Array, NDArray[np.int64]]:
+    """The words of all texts one after the other, and how many each text has.
+
+    In Arrow, since data that are streamed are filtered on other threads than the one that trains.
+    """
+    lower = pc.utf8_lower(pa.array(texts, pa.string()))
+    spaced = pc.utf8_trim_whitespace(pc.replace_substring_regex(lower, NO_WORD, " "))
+    words = pc.split_pattern(spaced, " ")  # [""] where there are none
+    lengths = pc.if_else(pc.equal(spaced, ""), 0, pc.list_value_length(words))
+    flat = words.flatten()
+    return flat.filter(pc.not_equal(flat, "")), lengths.to_numpy()
+
+
+def _beginning(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return hashes >> np.uint64(64 - BEGINNING_BITS)
+
+
+def _in_blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        yield texts[start : start + TEXTS_AT_ONCE]
