@@ -43,6 +43,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def remove_half_written(folder: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed inside `atomic_path` left in `folder`; nobody may be writing there now."""
+    for scratch in Path(folder).glob(".*.????????"):
+        if scratch.is_dir() and {entry.name for entry in scratch.iterdir()} <= {"new", "old"}:
+            shutil.rmtree(scratch)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically."""
     with atomic_path(path) as fresh:

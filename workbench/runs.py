@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from bitembed_core.files import atomic_path, read_json, write_json
+from bitembed_core.files import atomic_path, read_json, remove_half_written, write_json
 from workbench.config import result_fields
 from workbench.environment import environment
 
@@ -138,7 +138,8 @@ class Run:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Inside, this process trains here, and no other can. What was asked of an earlier one is forgotten.
+        """Inside, this process trains here, and no other can. What was asked of an earlier one is forgotten, and what it
+        had half written when it was killed is removed.
 
         Raises:
             RunInUse: another process is training here.
@@ -149,6 +150,8 @@ class Run:
             except Timeout as error:
                 raise RunInUse(f"another process is training in {self.path}: pause it first") from error
             self._pause.unlink(missing_ok=True)
+            for folder in (self.path, self.path / "checkpoints"):
+                remove_half_written(folder)
             held.callback(self._pause.unlink, missing_ok=True)
             yield
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from workbench.recipes.distributed import sum_over_processes
-from workbench.recipes.forward import Embedded, Tokens, as_batch, autocast, group_by_length
+from workbench.recipes.forward import Embedded, Tokens, as_batch, autocast, group_by_length, most_groups
 from workbench.recipes.imitated import Imitated
 from workbench.recipes.objective import Losses, Objective
 
@@ -35,10 +35,10 @@ def chunked_losses(
     Args:
         encoder: the student's `Encoder`, perhaps wrapped.
         teacher: what it is asked through, and its own tokens of the same texts.
-        chunk: texts that go through a model at once.
+        chunk: tokens, with padding, that go through a model at once; a longer text goes alone.
         no_sync: keeps a wrapped encoder from averaging gradients over processes before the last chunk.
     """
-    rows, groups = group_by_length(tokens, chunk)
+    rows, groups = group_by_length(tokens, chunk, at_least=most_groups(tokens, chunk))
     with torch.no_grad(), autocast(tokens["input_ids"].device, dtype):
         grouped_ND = torch.cat([encoder([group])[0] for group in groups])
     embeddings_ND = grouped_ND[rows.argsort()].requires_grad_()

@@ -72,15 +72,17 @@ def forward_flops(shape: Shape, lengths: Iterable[int]) -> int:
 def step_flops(config: TrainingConfig, student: Shape, teacher: Shape | None, lengths: Iterable[int]) -> int:
     """Operations of one optimiser step on texts of these lengths, over all processes.
 
-    A backward pass is two forward passes. Chunks (GradCache) and gradient checkpointing each cost the student one more;
-    relations in chunks cost the teacher a second one.
+    A backward pass is two forward passes. Chunks (GradCache) and gradient checkpointing each cost the student one more.
+    Relations in chunks cost the teacher a second one through the layers below that of the relations. Vectors of a teacher
+    that are kept from an earlier epoch would cost nothing; they are counted.
     """
     lengths = list(lengths)
-    chunked = config.chunk is not None
+    chunked = config.chunk_tokens is not None
     flops = (3 + chunked + config.gradient_checkpointing) * forward_flops(student, lengths)
     if teacher is not None:
-        passes = 1 + (chunked and Objective.of(config).relation_weight > 0)
-        flops += passes * forward_flops(teacher, lengths)
+        once = forward_flops(teacher, lengths)
+        layers = Objective.of(config).layers(student.layers, teacher.layers) if chunked else None
+        flops += once + (once * layers[1] // teacher.layers if layers else 0)
     return flops
 
 

@@ -26,6 +26,7 @@ from workbench.recipes.forward import (
     checkpoint_layers,
     embed_batch,
     forward_dtype,
+    most_groups,
     tokenize_batch,
 )
 from workbench.recipes.imitated import Imitated
@@ -235,9 +236,11 @@ class Training:
         teacher_tokens = tokens
         if self.teacher is not None and not self.same_tokens:
             teacher_tokens = tokenize_batch(self.teacher, part, self.config.max_length)
-        if self.config.chunk is None or self.config.chunk >= len(tokens["input_ids"]):
-            student = embed_batch(self.encoder, tokens, len(part), self.dtype)
-            teacher = self.imitated.embed_batch(teacher_tokens, len(part)) if self.imitated else None
+        chunk, most = self.config.chunk_tokens, len(tokens["input_ids"]) * self.config.max_length
+        if chunk is None or chunk >= most:  # the same decision on all processes, whose longest texts differ
+            groups, size = most_groups(tokens), len(part)
+            student = embed_batch(self.encoder, tokens, size, self.dtype, groups)
+            teacher = self.imitated.embed_batch(teacher_tokens, size, groups) if self.imitated else None
             losses = self.objective(student, teacher, part.in_batch)
             total = torch.stack(list(losses.terms.values())).sum()
             self.accelerator.backward(total / self.config.accumulation)
@@ -249,7 +252,7 @@ class Training:
                 (self.imitated, teacher_tokens) if self.imitated else None,
                 len(part),
                 part.in_batch,
-                self.config.chunk,
+                chunk,
                 self.dtype,
                 1 / self.config.accumulation,
                 self.accelerator.no_sync,

@@ -109,9 +109,12 @@ def tokenize_batch(embedder: BitEmbedder, batch: ExampleBatch, max_length: int) 
     return embedder.tokenize(texts, max_length=min(max_length, embedder.max_length))
 
 
-def embed_batch(encoder: nn.Module, tokens: Tokens, size: int, dtype: torch.dtype) -> Embedded:
-    """Run `encoder`, an `Encoder` perhaps wrapped, over what `tokenize_batch` made of `size` examples."""
-    rows, groups = group_by_length(tokens)
+def embed_batch(
+    encoder: nn.Module, tokens: Tokens, size: int, dtype: torch.dtype, at_least: int = 1
+) -> Embedded:
+    """Run `encoder`, an `Encoder` perhaps wrapped, over what `tokenize_batch` made of `size` examples, in `at_least` so many
+    groups of texts."""
+    rows, groups = group_by_length(tokens, at_least=at_least)
     with autocast(tokens["input_ids"].device, dtype):
         grouped_ND, states = encoder(groups)
     batch = as_batch(grouped_ND[rows.argsort()], size)
@@ -124,38 +127,52 @@ def as_batch(embeddings_ND: Tensor, size: int) -> EmbeddingBatch:
     return EmbeddingBatch(queries, positives, negatives.unflatten(0, (size, -1)) if len(negatives) else None)
 
 
-def group_by_length(tokens: Tokens, most: int | None = None) -> tuple[Tensor, list[Tokens]]:
+def group_by_length(
+    tokens: Tokens, most: int | None = None, at_least: int = 1
+) -> tuple[Tensor, list[Tokens]]:
     """Cut (N, T) tokens into groups of up to 8, 16, 32, 64, ... tokens, each padded to its own longest text.
 
-    On real pairs of questions and documents padding would otherwise take much of the arithmetic. All processes make as many
-    groups as the one that needs most: where weights are in shards they go through the model in step.
+    On real pairs of questions and documents padding would otherwise take much of the arithmetic.
 
     Args:
-        most: texts in a group.
+        most: tokens in a group, with padding; a longer text is a group of its own.
+        at_least: groups, as far as there are texts for them.
 
     Returns:
         the rows (N,) of `tokens` in the order of the groups, and the groups.
     """
     lengths_N = tokens["attention_mask"].sum(dim=1).tolist()
+    parts = _rows_by_length(lengths_N, most)
+    while len(parts) < min(at_least, len(lengths_N)):
+        largest = max(range(len(parts)), key=lambda number: len(parts[number]))
+        half = len(parts[largest]) // 2
+        parts[largest : largest + 1] = [parts[largest][:half], parts[largest][half:]]
+    groups = []
+    for rows in parts:
+        longest = padded_length(max(lengths_N[row] for row in rows))
+        groups.append({name: tensor[rows, :longest] for name, tensor in tokens.items()})
+    return torch.tensor([row for rows in parts for row in rows], device=tokens["input_ids"].device), groups
+
+
+def most_groups(tokens: Tokens, most: int | None = None) -> int:
+    """How many groups the process makes that needs most of them; all processes ask together.
+
+    Where weights are in shards, all processes have to go through the model equally often.
+    """
+    lengths_N = tokens["attention_mask"].sum(dim=1).tolist()
+    return largest_over_processes(len(_rows_by_length(lengths_N, most)), tokens["input_ids"].device)
+
+
+def _rows_by_length(lengths_N: list[int], most: int | None) -> list[list[int]]:
     members: dict[int, list[int]] = {}
     for row, length in enumerate(lengths_N):
         members.setdefault((max(length, SHORTEST_GROUP) - 1).bit_length(), []).append(row)
-    parts = [part for _, group in sorted(members.items()) for part in _parts(group, most)]
-    for _ in range(largest_over_processes(len(parts), tokens["input_ids"].device) - len(parts)):
-        place = max(range(len(parts)), key=lambda place: len(parts[place]))
-        half = len(parts[place]) // 2
-        parts[place : place + 1] = [parts[place][:half], parts[place][half:]]
-    rows, groups = [], []
-    for group_rows in parts:
-        longest = padded_length(max(lengths_N[row] for row in group_rows))
-        groups.append({name: tensor[group_rows, :longest] for name, tensor in tokens.items()})
-        rows += group_rows
-    return torch.tensor(rows, device=tokens["input_ids"].device), groups
-
-
-def _parts(rows: list[int], most: int | None) -> list[list[int]]:
-    step = most or len(rows)
-    return [rows[start : start + step] for start in range(0, len(rows), step)]
+    parts = []
+    for _, group in sorted(members.items()):
+        longest = padded_length(max(lengths_N[row] for row in group))
+        texts = len(group) if most is None else max(1, most // longest)
+        parts += [group[start : start + texts] for start in range(0, len(group), texts)]
+    return parts
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -31,14 +31,14 @@ class Imitated:
         self.vectors = None if folder is None else TeacherVectors(folder, encoder.embedder, dtype)
 
     @torch.no_grad()
-    def embed_batch(self, tokens: Tokens, size: int) -> Embedded:
-        """Embeddings and attention states of what `tokenize_batch` made of `size` examples."""
+    def embed_batch(self, tokens: Tokens, size: int, at_least: int = 1) -> Embedded:
+        """Embeddings and attention states of what `tokenize_batch` made of `size` examples, in `at_least` so many groups."""
         if self.vectors is None:
-            return embed_batch(self.encoder, tokens, size, self.dtype)
+            return embed_batch(self.encoder, tokens, size, self.dtype, at_least)
         if self.encoder.layer is None:
             return Embedded(as_batch(self.embeddings(tokens), size), [], [])
         keys_N = token_keys(tokens)
-        rows, groups = group_by_length(tokens)
+        rows, groups = group_by_length(tokens, at_least=at_least)
         if len(self.vectors.missing(keys_N)):
             with autocast(tokens["input_ids"].device, self.dtype):
                 grouped_ND, states = self.encoder(groups)

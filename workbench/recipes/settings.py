@@ -40,9 +40,9 @@ class TrainingConfig:
     accumulation: int = option(
         1, "micro-batches in a step; in-batch negatives come from the own micro-batch only"
     )
-    chunk: int | None = option(
+    chunk_tokens: int | None = option(
         None,
-        "texts that go through the model at once, for batches larger than memory (GradCache); none for all",
+        "tokens, with padding, that go through the model at once, for batches larger than memory (GradCache); none for all",
     )
     gradient_checkpointing: bool = option(
         False,
@@ -129,7 +129,7 @@ class TrainingConfig:
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("chunk", "dev_every", "patience"):
+        for name in ("chunk_tokens", "dev_every", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, or none, not {getattr(self, name)}")
         if self.patience is not None and self.dev_every is None:

@@ -55,7 +55,7 @@ def test_a_step_counts_every_pass(
     config = DistillConfig(
         steps=1, batch_size=4, max_length=24, precision="float32", relation_heads=4, relation_weight=1.0
     )
-    for change in ({}, {"chunk": 3}, {"gradient_checkpointing": True}):
+    for change in ({}, {"chunk_tokens": 50}, {"gradient_checkpointing": True}):
         training = make_training(replace(config, **change), ternary=False)
         monkeypatch.setattr(training.student, "tokenize", whole_texts(training.student))
         texts = training.schedule.batch(0)

@@ -41,7 +41,7 @@ def launch(way: str, *arguments: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -75,7 +75,9 @@ def test_two_processes_are_one(results: Path, architecture: str, way: str) -> No
     for processes in (one, two):  # a step in chunks is a step
         losses_agree(records(one / "float"), records(processes / "chunked"), rel=1e-5)
         gradients_agree(one / "float", processes / "chunked")
-    # Less exactly: a last bit that padding changed may push an activation over a rounding step.
+    # Less exactly: kept vectors of a teacher are rounded.
+    losses_agree(records(one / "float"), records(two / "kept"), rel=2e-3)
+    # A last bit that padding changed may push an activation over a rounding step, too.
     ternary = records(one / "ternary")[0], records(two / "ternary")[0]
     losses_agree(*([record] for record in ternary), rel=2e-3)
     for name in MEASURES:

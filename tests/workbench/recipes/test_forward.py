@@ -52,6 +52,47 @@ def test_embeddings_keep_their_order(tiny_embedder: BitEmbedder) -> None:
     assert len(found.states) == 0
 
 
+@pytest.mark.parametrize("most", [1, 64, 200])
+def test_groups_keep_to_a_number_of_tokens(tiny_embedder: BitEmbedder, most: int) -> None:
+    tokens = tokenize_batch(tiny_embedder, BATCH, 128)
+    rows, groups = group_by_length(tokens, most)
+    assert sorted(rows.tolist()) == list(range(8))
+    assert all(len(g["input_ids"]) == 1 or g["input_ids"].numel() <= most for g in groups)
+    if most == 200:
+        assert len(groups) < 8
+
+
+@pytest.mark.parametrize("architecture", ["bert", "qwen3", "gemma3"])
+def test_grouped_texts_give_the_gradients_of_one_padded_batch(
+    make_embedder: Callable[[str], BitEmbedder], architecture: str
+) -> None:
+    """Of the embeddings and of attention states; also with chunks of some tokens."""
+    embedder = make_embedder(architecture)
+    tokens = tokenize_batch(embedder, BATCH, 128)
+    torch.manual_seed(0)
+    wanted = torch.randn(len(TEXTS), embedder.dimension)
+    found = []
+    for most in (None, 100, "padded"):
+        if most == "padded":
+            rows, groups = torch.arange(len(TEXTS)), [dict(tokens)]
+        else:
+            rows, groups = group_by_length(tokens, most)
+            assert sum(group["input_ids"].numel() for group in groups) < 0.7 * tokens["input_ids"].numel()
+        embeddings, states = Encoder(embedder, 0)(groups)
+        loss = (embeddings[rows.argsort()] * wanted).sum()
+        for group, layer in zip(groups, states, strict=True):
+            mask = group["attention_mask"][:, None, :, None]
+            loss = loss + sum((x * mask).square().sum() for x in layer)
+        embedder.model.zero_grad()
+        loss.backward()
+        gradients = [p.grad.clone() for p in embedder.model.parameters() if p.grad is not None]
+        found.append([embeddings[rows.argsort()].detach(), loss.detach(), *gradients])
+    largest = max(float(gradient.abs().max()) for gradient in found[2][2:])
+    for other in found[:2]:
+        torch.testing.assert_close(other[:2], found[2][:2], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(other[2:], found[2][2:], rtol=1e-4, atol=1e-6 * largest)
+
+
 def test_states_belong_to_the_groups(tiny_embedder: BitEmbedder) -> None:
     tokens = tokenize_batch(tiny_embedder, BATCH, 128)
     rows, groups = group_by_length(tokens)

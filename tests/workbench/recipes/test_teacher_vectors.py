@@ -170,7 +170,7 @@ def test_training_with_kept_vectors_is_training_with_the_teacher(
     """To float16 rounding at first, and exactly once it is rounded: with an empty folder, a full one, or in chunks."""
     computed = train(replace(CONFIG, out="computed"), kept=False)
     first, second = train(replace(CONFIG, out="first")), train(replace(CONFIG, out="second"))
-    chunked = train(replace(CONFIG, out="chunked", chunk=12))
+    chunked = train(replace(CONFIG, out="chunked", chunk_tokens=200))
     for expected, *found in zip(computed, first, chunked, strict=True):
         for record in found:
             assert [record[name] for name in LOSSES] == pytest.approx(
@@ -179,14 +179,14 @@ def test_training_with_kept_vectors_is_training_with_the_teacher(
     assert [[r[name] for name in LOSSES] for r in first] == [[r[name] for name in LOSSES] for r in second]
 
 
-@pytest.mark.parametrize("chunk", [None, 12])
+@pytest.mark.parametrize("chunk", [None, 200])
 def test_a_text_goes_through_the_teacher_once(
     make_training: Make, source: ExampleSource, tmp_path: Path, chunk: int | None
 ) -> None:
     calls = []
     for out in ("first", "second"):
         training = make_training(
-            replace(CONFIG, out=out, chunk=chunk), sources=[source], teacher_vectors=tmp_path / "kept"
+            replace(CONFIG, out=out, chunk_tokens=chunk), sources=[source], teacher_vectors=tmp_path / "kept"
         )
         calls.append(layer_calls(training.teacher, 0))
         assert len(list(training.records())) == 4
@@ -195,11 +195,11 @@ def test_a_text_goes_through_the_teacher_once(
     assert calls[1] == []
 
 
-@pytest.mark.parametrize("chunk", [None, 12])
+@pytest.mark.parametrize("chunk", [None, 200])
 def test_relations_need_the_teacher_up_to_their_layer(
     make_training: Make, source: ExampleSource, tmp_path: Path, chunk: int | None
 ) -> None:
-    config = replace(CONFIG, relation_weight=1.0, relation_layer=0, chunk=chunk)
+    config = replace(CONFIG, relation_weight=1.0, relation_layer=0, chunk_tokens=chunk)
     computed = list(make_training(replace(config, out="computed"), sources=[source]).records())
     for out in ("first", "second"):
         training = make_training(

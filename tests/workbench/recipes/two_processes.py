@@ -59,7 +59,7 @@ def examples() -> ExampleSource:
     return ExampleSource("made up", "made up", "none", rows)
 
 
-def prepared(models: Path, out: Path, ternary: bool, **settings: Any) -> Training:
+def prepared(models: Path, out: Path, ternary: bool, keep_vectors: bool = False, **settings: Any) -> Training:
     config = replace(CONFIG, **settings)
     accelerator = make_accelerator()
     student = BitEmbedder.from_pretrained(models / "student", device="cpu")
@@ -80,6 +80,7 @@ def prepared(models: Path, out: Path, ternary: bool, **settings: Any) -> Trainin
         student=student,
         teacher=BitEmbedder.from_pretrained(models / "teacher", device="cpu"),
         dev_set=dev_set,
+        teacher_vectors=out / "vectors" if keep_vectors else None,
     )
 
 
@@ -108,8 +109,9 @@ def own_part(tensor: Tensor) -> Tensor:
 MODES: dict[str, dict[str, Any]] = {
     "float": {"ternary": False},
     "ternary": {"ternary": True},
-    "chunked": {"ternary": False, "chunk": 3, "gradient_checkpointing": True},
+    "chunked": {"ternary": False, "chunk_tokens": 100, "gradient_checkpointing": True},
     "resumed": {"ternary": False},
+    "kept": {"ternary": False, "keep_vectors": True},
 }
 
 if __name__ == "__main__":
