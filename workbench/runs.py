@@ -3,6 +3,7 @@
 runs/<name>/
     config.json        the recipe and its settings
     environment.json   versions and hardware
+    data.json          the sources of examples, with their sizes and fingerprints
     records.jsonl      one record per training step
     layers.jsonl       now and then, how each layer fares
     checkpoints/       step-000123/, the newest few
@@ -188,6 +189,26 @@ class Run:
                 f"{self.path} was started with other settings, and cannot be resumed with these: "
                 + "; ".join(changed)
             )
+
+    def check_data(self, data: list[dict[str, Any]]) -> None:
+        """Check that `data`, sources with their `name`, are those that the run began with, as far as it has kept them.
+
+        Raises:
+            ValueError: they are not.
+        """
+        path = self.path / "data.json"
+        began = {source["name"]: source for source in read_json(path)} if path.exists() else None
+        now = {source["name"]: source for source in data}
+        if began is not None and began != now:
+            changed = sorted(name for name in began | now if began.get(name) != now.get(name))
+            raise ValueError(
+                f"{self.path} began with other data, and cannot be resumed with these: "
+                + "; ".join(f"{name} was {began.get(name)}, now {now.get(name)}" for name in changed)
+            )
+
+    def keep_data(self, data: list[dict[str, Any]]) -> None:
+        """Write down what the run learns from, for `check_data`."""
+        write_json(self.path / "data.json", data)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append `record` to records.jsonl; it is there when the call returns."""

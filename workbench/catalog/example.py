@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+import xxhash
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,14 @@ class ExampleSource:
     @property
     def size(self) -> int:
         return len(self.examples)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the texts in their order."""
+        digest = xxhash.xxh3_128()
+        for example in self.examples:
+            digest.update("\x1f".join(example.texts).encode(errors="surrogatepass") + b"\x1e")
+        return digest.hexdigest()
 
     def sample(self, count: int, generator: np.random.Generator) -> list[Example]:
         """Up to `count` examples drawn at random, none twice."""

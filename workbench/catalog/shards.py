@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import fsspec
 import pyarrow as pa
@@ -29,35 +28,20 @@ FOOTERS_KEPT = 256
 READERS = 8  # threads; most of their work is waiting
 
 
-class Block(Protocol):
-    """Consecutive rows of one file."""
-
-    @property
-    def file(self) -> str: ...
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-
-    def columns(self) -> list[str]:
-        """The names of the columns."""
-
-    def read(self, columns: Sequence[str]) -> list[Row]:
-        """The rows, with these columns of them."""
-
-
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Row group `number` of a Parquet file; `file` is a path or a URL."""
+    """Row group `number`, of `rows` rows, of a Parquet file; `file` is a path or a URL."""
 
     file: str
     number: int
     rows: int
 
     def columns(self) -> list[str]:
+        """The names of the columns."""
         return list(_footer(self.file).schema.to_arrow_schema().names)
 
     def read(self, columns: Sequence[str]) -> list[Row]:
+        """The rows, with these columns of them."""
         missing = ", ".join(name for name in columns if name not in self.columns())
         if missing:
             raise ValueError(f"{self.file} lacks {missing}, which other files of its data set have")
@@ -70,7 +54,7 @@ class RowGroup:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The lines of a JSONL file from byte `start` up to byte `stop`."""
+    """The lines of a JSONL file from byte `start` up to byte `stop`, which hold `rows` rows; see `RowGroup`."""
 
     file: str
     start: int
@@ -89,6 +73,9 @@ class Lines:
             lines = file.read(self.stop - self.start).split(b"\n")
         place = f"{self.file}, in the lines from byte {self.start} on"
         return [json_row(line, place) for line in lines if line.strip()]
+
+
+Block = RowGroup | Lines
 
 
 def blocks_of(spec: str) -> tuple[Block, ...]:

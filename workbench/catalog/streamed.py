@@ -4,9 +4,11 @@ import logging
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from workbench.catalog.example import Example, ExampleSource
@@ -83,6 +85,14 @@ class StreamedSource:
     @cached_property
     def size(self) -> int:
         return sum(block.rows for block in self.blocks)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the files' names, wherever they lie, their blocks and the columns; texts are not read for it."""
+        digest = xxhash.xxh3_128(repr(self.columns).encode())
+        for block in self.blocks:
+            digest.update(repr(replace(block, file=PurePath(block.file).name)).encode())
+        return digest.hexdigest()
 
     @cached_property
     def firsts(self) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ for each epoch (`walks` in memory, `streams` from shards).
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,20 @@ class BatchSchedule:
             )
         weights = _weights(self.walks)
         self.borders = np.cumsum(weights) / weights.sum()
+
+    @property
+    def data(self) -> list[dict[str, Any]]:
+        """What the batches depend on beside the seed, as a run keeps it."""
+        return [
+            {
+                "name": source.name,
+                "examples": source.size,
+                "weight": source.weight,
+                "in_batch": source.in_batch,
+                "fingerprint": source.fingerprint,
+            }
+            for source in self.sources
+        ]
 
     def batch(self, step: int) -> ExampleBatch:
         """The batch of step `step`, the same on every process."""

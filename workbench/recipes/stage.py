@@ -90,12 +90,15 @@ def run_stage(stage: Stage) -> Iterator[Record]:
     else:
         run.check_free(config.overwrite)
     training = prepare(stage)
-    accelerator = training.accelerator
+    accelerator, data = training.accelerator, training.schedule.data
+    if config.resume:
+        run.check_data(data)
     with ExitStack() as after:
         if accelerator.is_main_process:
             if not config.resume:
                 Run.create(config.out, config, config.overwrite)
             after.enter_context(run.claimed())
+            run.keep_data(data)
             processes = accelerator.num_processes
             logger.info(
                 "%s: %s, %s, processes: %d", stage.name, accelerator.device, training.dtype, processes

@@ -153,6 +153,15 @@ def test_triplets_need_negatives_and_in_batch_is_said_in_the_mixture(tmp_path: P
     assert not StreamedSource.open("a", str(tmp_path / "a"), "pairs", in_batch=False).in_batch
 
 
+def test_a_fingerprint_tells_other_shards_and_columns_apart_but_not_where_they_lie(tmp_path: Path) -> None:
+    for folder, count in (("a", 9), ("b", 9), ("c", 10)):
+        write(tmp_path / folder / "0.parquet", rows_of(count))
+    a, b, c = (StreamedSource.open("", str(tmp_path / folder), "pairs").fingerprint for folder in "abc")
+    other = StreamedSource.open("", str(tmp_path / "a"), "pairs", positive="query").fingerprint
+    assert a == b
+    assert len({a, c, other}) == 3
+
+
 def test_samples_are_spread_over_blocks_and_decided_by_the_generator(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", rows_of(100), group=10)
     source = StreamedSource.open("a", str(tmp_path / "a.parquet"), "pairs")

@@ -187,6 +187,13 @@ def test_an_interrupted_stage_resumes(tiny_model_folder: Path, tmp_path: Path, d
         next(pretrain(config))
     with pytest.raises(ValueError, match="seed was 0, now 5"):
         next(pretrain(replace(config, resume=True, seed=5)))
+    text = Path(data["pairs"]).read_text()
+    Path(data["pairs"]).write_text(text.replace("w1", "w2"))
+    with pytest.raises(
+        ValueError, match=r"began with other data, and cannot be resumed with these: pairs was"
+    ):
+        next(pretrain(replace(config, resume=True)))
+    Path(data["pairs"]).write_text(text)
     assert [r["step"] for r in pretrain(replace(config, resume=True))] == [2]
     assert [r["step"] for r in pretrain(replace(config, resume=True))] == [2]
     assert [r["step"] for r in Run.open(config.out).records()] == [1, 2]
