@@ -1,4 +1,4 @@
-"""Query, key and value states of one attention layer, captured while the model runs its fast attention.
+"""Query, key and value states of attention layers, captured while the model runs its fast attention.
 
 Relation distillation (Eq 8) needs the projected states, not the attention matrix, so nothing has to fall back to eager
 attention: a registered attention function hands the states over and then calls scaled-dot-product attention.
@@ -7,7 +7,7 @@ attention: a registered attention function hands the states over and then calls 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -28,17 +28,25 @@ class AttentionStates(NamedTuple):
 
 @dataclass
 class Capture:
-    """Where the states of the chosen layer arrive; `states` is filled by the model's forward."""
+    """Where the states of the chosen layers arrive; the model's forward fills it."""
 
-    layer: int
+    layers: tuple[int, ...]
     and_stop: bool = False
-    received: AttentionStates | None = None
+    received: dict[int, AttentionStates] = field(default_factory=dict)
 
     @property
     def states(self) -> AttentionStates:
-        if self.received is None:
-            raise RuntimeError(f"no forward ran inside the block, or layer {self.layer} was not reached")
-        return self.received
+        """The states of the layer, where a single one was chosen."""
+        (states,) = self.by_layer
+        return states
+
+    @property
+    def by_layer(self) -> list[AttentionStates]:
+        """The states of every chosen layer, in the order in which they were chosen."""
+        missing = [layer for layer in self.layers if layer not in self.received]
+        if missing:
+            raise RuntimeError(f"no forward ran inside the block, or layer {missing[0]} was not reached")
+        return [self.received[layer] for layer in self.layers]
 
 
 class _Received(Exception):
@@ -52,9 +60,10 @@ def _capturing_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     capture = _active.get()
-    if capture is not None and getattr(module, "layer_idx", None) == capture.layer:
-        capture.received = AttentionStates(query, key, value)
-        if capture.and_stop:
+    layer = getattr(module, "layer_idx", None)
+    if capture is not None and layer in capture.layers:
+        capture.received[layer] = AttentionStates(query, key, value)
+        if capture.and_stop and layer == max(capture.layers):
             raise _Received
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
@@ -66,9 +75,11 @@ AttentionMaskInterface.register(CAPTURING_ATTENTION, sdpa_mask)
 
 @contextmanager
 def capture_attention_states(
-    model: PreTrainedModel, layer: int, *, and_stop: bool = False
+    model: PreTrainedModel, *layers: int, and_stop: bool = False
 ) -> Iterator[Capture]:
-    """Within the block, the model's forward leaves the states of attention layer `layer` (0-based) in `.states`.
+    """Within the block, the model's forward leaves the states of the attention layers `layers` (0-based).
+
+    They are in `.by_layer`, those of a single layer in `.states` too.
 
     The states are part of the autograd graph. The model's attention implementation is restored on exit.
 
@@ -78,11 +89,12 @@ def capture_attention_states(
     Raises:
         ValueError: the model has no such layer.
     """
-    layers = model.config.num_hidden_layers
-    if not 0 <= layer < layers:
-        raise ValueError(f"layer {layer} does not exist; the model has attention layers 0 to {layers - 1}")
+    depth = model.config.num_hidden_layers
+    for layer in layers:
+        if not 0 <= layer < depth:
+            raise ValueError(f"layer {layer} does not exist; the model has attention layers 0 to {depth - 1}")
     before = model.config._attn_implementation
-    capture = Capture(layer, and_stop)
+    capture = Capture(layers, and_stop)
     model.set_attn_implementation(CAPTURING_ATTENTION)
     token = _active.set(capture)
     try:

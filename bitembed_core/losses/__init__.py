@@ -1,6 +1,10 @@
 """The losses of the method, one per file."""
 
-from bitembed_core.losses.attention_relations import AttentionRelationDistillation, relation_layer
+from bitembed_core.losses.attention_relations import (
+    AttentionRelationDistillation,
+    matching_layer,
+    relation_layer,
+)
 from bitembed_core.losses.candidates import EmbeddingBatch, candidate_scores
 from bitembed_core.losses.embedding_regression import EmbeddingRegression
 from bitembed_core.losses.info_nce import InfoNCE
@@ -18,5 +22,6 @@ __all__ = [
     "SimilarityDistillation",
     "SpreadOut",
     "candidate_scores",
+    "matching_layer",
     "relation_layer",
 ]

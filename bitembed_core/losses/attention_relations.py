@@ -28,6 +28,13 @@ def relation_layer(num_layers: int, depth: float = ABOUT_60_PERCENT) -> int:
     return max(1, round(depth * num_layers)) - 1
 
 
+def matching_layer(layer: int, num_layers: int, teacher_layers: int) -> int:
+    """0-based index of the teacher's layer at the same share of its depth as `layer` of a student's `num_layers`."""
+    if teacher_layers == num_layers:
+        return layer
+    return relation_layer(teacher_layers, (layer + 1) / num_layers)
+
+
 class AttentionRelationDistillation(nn.Module):
     """Mean over phi in {Q, K, V}, relation heads and real tokens of `KL(R_teacher || R_student)`.
 
@@ -85,14 +92,17 @@ class AttentionRelationDistillation(nn.Module):
                     "attention states must be (B, heads, T, head_dim) with the mask's B and T = "
                     f"{tuple(real_BT.shape)}; got {tuple(states_BHTD.shape)}"
                 )
-        widths = [states.shape[1] * states.shape[3] for states in (student_BHTD, teacher_BHTD)]
-        heads = math.gcd(self.relation_heads, *widths)
+        heads = self.common_heads(student_BHTD, teacher_BHTD)
         a_student, a_teacher = (
             self.relation_heads_of(states, heads, real_BT) for states in (student_BHTD, teacher_BHTD)
         )
         temperatures = (self.divisor(a_student), self.divisor(a_teacher))
         total = relation_divergence.blocked(a_student, a_teacher, real_BT, temperatures)
         return total / (heads * real_BT.sum()).clamp(min=1)
+
+    def common_heads(self, *states_BHTD: Tensor) -> int:
+        """The number of relation heads that states of several models can all be split into."""
+        return math.gcd(self.relation_heads, *(states.shape[1] * states.shape[3] for states in states_BHTD))
 
     def divisor(self, a_BRTd: Tensor) -> float:
         """What the logits are divided by: the temperature, or sqrt(d_r)."""

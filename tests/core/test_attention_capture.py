@@ -41,6 +41,19 @@ def test_values_are_those_of_the_projection_and_gradients_flow(tiny_embedder, se
     assert model.encoder.layer[1].output.dense.weight.grad is None
 
 
+@pytest.mark.parametrize("architecture", SHAPES)
+def test_several_layers_in_one_forward(make_embedder, sentences, architecture) -> None:
+    embedder = make_embedder(architecture)
+    batch = embedder.tokenize(sentences)
+    with torch.no_grad():
+        with capture_attention_states(embedder.model, 1, 0) as both:
+            embedder.embed(batch)
+        for layer, states in zip((1, 0), both.by_layer, strict=True):
+            with capture_attention_states(embedder.model, layer) as single:
+                embedder.embed(batch)
+            assert all(map(torch.equal, states, single.states))
+
+
 def test_layer_out_of_range_and_no_forward(tiny_embedder) -> None:
     with pytest.raises(ValueError, match="layers 0 to 1"), capture_attention_states(tiny_embedder.model, 2):
         pass

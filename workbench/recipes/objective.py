@@ -21,6 +21,7 @@ from bitembed_core.losses import (
     MultiPrecisionLoss,
     SimilarityDistillation,
     SpreadOut,
+    matching_layer,
     relation_layer,
 )
 from workbench.recipes.distributed import gather_with_gradient, rank, sum_over_processes, world_size
@@ -76,9 +77,7 @@ class Objective:
         layer = relation_layer(student_depth) if self.relation_layer is None else self.relation_layer
         if not 0 <= layer < student_depth:
             raise ValueError(f"relation_layer must be 0 to {student_depth - 1} for this model, not {layer}")
-        if teacher_depth == student_depth:
-            return layer, layer
-        return layer, relation_layer(teacher_depth, (layer + 1) / student_depth)
+        return layer, matching_layer(layer, student_depth, teacher_depth)
 
     def __call__(self, student: Embedded, teacher: Embedded | None, in_batch: bool) -> Losses:
         """The losses of a micro-batch, on this process's part of it.

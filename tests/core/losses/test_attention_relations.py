@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bitembed_core.attention import AttentionStates
-from bitembed_core.losses import AttentionRelationDistillation, relation_divergence, relation_layer
+from bitembed_core.losses import AttentionRelationDistillation, matching_layer, relation_divergence, relation_layer
 
 
 def random_states(b, heads, kv_heads, t, head_dim, seed, dtype=torch.float64):
@@ -159,6 +159,12 @@ def test_relation_layer():
     for arguments in ((0,), (6, 0.0), (6, 1.1)):
         with pytest.raises(ValueError, match="layer"):
             relation_layer(*arguments)
+
+
+def test_matching_layer_is_at_the_same_share_of_the_depth():
+    assert [matching_layer(layer, 6, 6) for layer in range(6)] == list(range(6))
+    assert [matching_layer(layer, 6, 12) for layer in range(6)] == [1, 3, 5, 7, 9, 11]
+    assert [matching_layer(layer, 4, 2) for layer in range(4)] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("block", [1, 1 << 30])
