@@ -14,10 +14,12 @@ from workbench.explorer.corpus import ExplorerConfig
 from workbench.recipes.convert import ConvertConfig
 from workbench.recipes.pretrain import PretrainConfig
 from workbench.recipes.stages import StagesConfig
+from workbench.relations import RelationsConfig
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 CONFIGS = {
+    "attention_relations": RelationsConfig,
     "convert": ConvertConfig,
     "pretrain": PretrainConfig,
     "distill": StagesConfig,

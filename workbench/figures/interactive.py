@@ -12,6 +12,7 @@ from html import escape
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import marimo as mo
+import plotly.graph_objects as go
 import transformers
 
 from workbench.config import as_text, entered_config
@@ -71,6 +72,22 @@ def follow(
     return history
 
 
+def plot(figure: go.Figure, on_click: Callable[[list[dict[str, Any]]], object] | None = None) -> Any:
+    """`figure` in a page, without the buttons that would cover its title on a phone; touching it scrolls the page.
+
+    `on_click` gets what was clicked, as marimo describes points: `x`, `y` and others.
+    """
+    still = go.Figure(figure).update_layout(dragmode=False)
+    return mo.ui.plotly(still, config={"displayModeBar": False}, on_change=on_click)
+
+
+def side_by_side(items: Sequence[Any], narrowest: int = 340) -> Any:
+    """Items in a row, or below each other where they would be narrower than so many pixels."""
+    cells = "".join(f"<div style='min-width: 0'>{mo.as_html(item)}</div>" for item in items)
+    columns = f"repeat(auto-fit, minmax(min(100%, {narrowest}px), 1fr))"
+    return mo.Html(f"<div style='display: grid; gap: 8px; grid-template-columns: {columns}'>{cells}</div>")
+
+
 def training_page(records: Sequence[Record]) -> Any:
     """The loss curves so far, under a line that says how far training is and how long it will take."""
     last = records[-1]
@@ -126,9 +143,14 @@ def _rows(items: Sequence[Field[Any]]) -> str:
     return "".join(
         f"<div style='{row}'><span style='flex: 0 0 10.5em'><code>{item.name}</code></span>"
         f"<span style='flex: 0 1 14em'>{{{item.name}}}</span>"
-        f"<span style='flex: 1 1 18em'>{escape(item.metadata.get('help', ''))}</span></div>"
+        f"<span style='flex: 1 1 18em'>{_literal(item.metadata.get('help', ''))}</span></div>"
         for item in items
     )
+
+
+def _literal(text: str) -> str:
+    """`text` as it is after HTML has been read and fields in braces have been filled in."""
+    return escape(text).replace("{", "{{").replace("}", "}}")
 
 
 def _parse(config: Config, values: Mapping[str, Any]) -> Config:

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from bitembed_core.attention import AttentionStates
-from bitembed_core.losses import AttentionRelationDistillation, matching_layer, relation_divergence, relation_layer
+from bitembed_core.losses import (
+    AttentionRelationDistillation,
+    matching_layer,
+    relation_divergence,
+    relation_layer,
+)
 
 
 def random_states(b, heads, kv_heads, t, head_dim, seed, dtype=torch.float64):

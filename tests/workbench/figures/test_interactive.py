@@ -20,7 +20,7 @@ class Settings:
     decay: Literal["cosine", "linear"] = option("cosine", "decay")
     margin: float | None = option(None, "margin")
     bits: tuple[int, ...] = option((1, 2), "bits")
-    frozen: bool = option(True, "frozen")
+    frozen: bool = option(True, "rows of {text}")
 
     def __post_init__(self):
         if self.steps < 1:
@@ -43,6 +43,7 @@ def test_form_shows_the_main_fields_and_folds_the_others():
     assert re.search(r"<code>steps</code>.*<code>rate</code>", before)
     assert "4 more settings" in folded
     assert "optimiser &lt;steps&gt;" in before
+    assert "rows of {text}" in folded
 
 
 def test_entered_values_become_a_configuration():
