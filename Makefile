@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-sanitized test-arm lint notebooks pages bench clean
+.PHONY: demo test test-sanitized test-arm lint notebooks pages screenshots pictures bench clean
 
 NATIVE := $(wildcard kernels/cpu/CMakeLists.txt kernels/cpu/include/* kernels/cpu/src/*)
 
@@ -40,8 +40,17 @@ test-arm:  ## native operations for ARM, under qemu (Debian: qemu-user, g++-aarc
 notebooks: $(READY)  ## open the notebooks in a browser
 	$(BIN)/marimo edit notebooks/
 
-pages: $(READY)  ## every notebook as a page with small real results; MODEL=runs/x/distill for those of a trained model
-	$(BIN)/python -m workbench.showcase.pages --out build/pages $(if $(MODEL),--model $(MODEL))
+# These three take MODEL=runs/x/distill, a trained model to show; else a small one is trained on the way.
+SHOWN = $(if $(MODEL),--model $(MODEL))
+
+pages: $(READY)  ## every notebook as a page with real results
+	$(BIN)/python -m workbench.showcase.pages --out build/pages $(SHOWN)
+
+screenshots: $(READY)  ## every app in a browser: checked, and pictured at the width of a desk and of a phone
+	$(BIN)/python -m workbench.showcase.look --out build/screenshots $(SHOWN)
+
+pictures: $(READY)  ## the README's pictures
+	$(BIN)/python -m workbench.showcase.pictures --out docs/images $(SHOWN)
 
 bench: $(READY)
 	$(BIN)/bitembed bench

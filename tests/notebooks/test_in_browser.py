@@ -1,5 +1,7 @@
 """Apps in a real browser: they load without errors, a control moves a plot, and two visitors do not share anything."""
 
+import json
+
 import pytest
 
 from workbench.showcase.chromium import PHONE, AppPage, chromium, find_chromium
@@ -29,8 +31,33 @@ def test_convert(browser, backbone, examples, tmp_path):
         second.open(address)
         first.page.get_by_role("button", name="Convert").click()
         before = first.drawn(title)
-        first.page.get_by_label("Projection").select_option("attention.output.dense")
+        first.choose("Projection", "attention.output.dense")
         after = first.drawn(title, other_than=before)
         assert after != before
         assert second.plot(title).count() == 0
+        assert first.errors == second.errors == []
+
+
+def test_storage_explorer(browser, backbone, tmp_path):
+    corpus = tmp_path / "texts.jsonl"
+    texts = [f"text {number} of {word}" for number in range(20) for word in ("cats", "dogs")]
+    corpus.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    arguments = ("--model", backbone, "--corpus", str(corpus), "--documents", "30", "--queries", "5")
+    title = "How many of float32's 10 nearest each format finds"
+    with (
+        serve("storage_explorer", arguments) as address,
+        AppPage(browser) as first,
+        AppPage(browser, PHONE) as second,
+    ):
+        for visitor in (first, second):
+            visitor.open(address)
+            visitor.page.get_by_role("button", name="Encode").click()
+        before = first.drawn(title)
+        assert second.drawn(title) == before
+        first.choose("Rescore with", "int8")
+        after = first.drawn(title, other_than=before)
+        assert len(json.loads(after)) > len(json.loads(before))  # rings for what was found without rescoring
+        first.settle()
+        second.settle()
+        assert second.drawn(title) == before
         assert first.errors == second.errors == []

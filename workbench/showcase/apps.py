@@ -1,14 +1,39 @@
-"""The six notebooks, with settings under which each shows real results within minutes on two CPU cores."""
+"""The six notebooks: their main controls, and settings with which they show real results within minutes on two cores."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from workbench.config import option, to_arguments
 from workbench.recipes.convert import ConvertConfig
 from workbench.recipes.pretrain import PretrainConfig
 from workbench.recipes.stages import StagesConfig
 
-NAMES = ("convert", "pretrain", "distill", "attention_relations", "storage_explorer", "deploy")
+
+class Move(NamedTuple):
+    """The label of a dropdown or a group of radio buttons, an option of it, and the title of a figure that this changes."""
+
+    label: str
+    option: str
+    figure: str
+
+
+RECALL = "How many of float32's 10 nearest each format finds"
+APPS: dict[str, tuple[Move, ...]] = {
+    "convert": (Move("Projection", "attention.self.query", "Latent weights and their ternary values"),),
+    "pretrain": (),
+    "distill": (),
+    "attention_relations": (
+        Move("", "V-V", "Teacher"),
+        Move("Layer", "0", "Student before distillation"),
+    ),
+    "storage_explorer": (
+        Move("Rescore with", "int8", RECALL),
+        Move("Scoring", "symmetric", RECALL),
+    ),
+    "deploy": (),
+}
+NAMES = tuple(APPS)
 
 
 @dataclass(frozen=True)
@@ -72,7 +97,7 @@ def arguments(config: ShowcaseConfig) -> dict[str, list[str]]:
         "convert": [*to_arguments(convert), "--run"],
         "pretrain": [*to_arguments(pretrain), "--run"],
         "distill": [*to_arguments(distill), "--run"],
-        "attention_relations": ["--student", student, "--out", str(runs / "relations"), "--run"],
+        "attention_relations": ["--student", student, "--out", str(runs / "attention_relations"), "--run"],
         "storage_explorer": ["--model", student, "--out", str(runs / "storage_explorer"), "--run"],
         "deploy": ["--model", student, "--out", str(runs / "deploy"), "--run"],
     }

@@ -2,13 +2,15 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, FloatRect, Locator, Page, Route, sync_playwright
+
+from bitembed_core.files import atomic_path
 
 DESKTOP = (1400, 1000)
 PHONE = (400, 800)
@@ -37,21 +39,26 @@ def chromium() -> Iterator[Browser]:
 
 
 class AppPage:
-    """One visitor of an app: a tab with cookies and storage of its own, `size` pixels wide and high.
+    """One visitor of an app: a tab with cookies and storage of its own, `size` pixels wide and high, drawn at `scale`.
 
     `errors` collects what the console reports as errors. Requests to other machines are answered with nothing, so that
     what depends on one shows; `outside` lists them. Whatever is waited for and does not come within `timeout` seconds
     raises Playwright's TimeoutError, or Python's.
     """
 
-    def __init__(self, browser: Browser, size: tuple[int, int] = DESKTOP, timeout: float = 120) -> None:
+    def __init__(
+        self, browser: Browser, size: tuple[int, int] = DESKTOP, timeout: float = 300, scale: float = 1
+    ) -> None:
         self.errors: list[str] = []
         self.outside: list[str] = []
         self._size = size
         self._timeout = timeout
         phone = size[0] < 600
         context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, is_mobile=phone, has_touch=phone
+            viewport={"width": size[0], "height": size[1]},
+            device_scale_factor=scale,
+            is_mobile=phone,
+            has_touch=phone,
         )
         context.set_default_timeout(1000 * timeout)
         context.route(lambda address: urlsplit(address).hostname != "127.0.0.1", self._answer_with_nothing)
@@ -66,15 +73,25 @@ class AppPage:
         self.page.context.close()
 
     def open(self, address: str) -> float:
-        """Open an app; returns the seconds until its title can be read."""
-        began = time.monotonic()
+        """Open an app and wait for its title; returns the seconds until the first paint with content."""
         self.page.goto(address)
         self.page.get_by_role("heading", level=1).first.wait_for()
-        return time.monotonic() - began
+        paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+        return float(self.page.evaluate(paint)) / 1000
 
-    def settle(self) -> None:
-        """Wait until no cell is running."""
-        self.page.locator(_BUSY).wait_for(state="detached")
+    def choose(self, label: str, option: str) -> None:
+        """Set the dropdown with this label to an option; or, of the radio buttons under this label, press that one."""
+        dropdown = self.page.get_by_label(label, exact=True).and_(self.page.locator("select"))
+        button = self.page.get_by_role("radio", name=option, exact=True)
+        dropdown.or_(button).first.wait_for()
+        if dropdown.count():
+            dropdown.select_option(option)
+        else:
+            button.click()
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait until no cell is running, for `timeout` seconds if this takes longer than other things."""
+        self.page.locator(_BUSY).wait_for(state="detached", timeout=1000 * (timeout or self._timeout))
 
     def plot(self, title: str) -> Locator:
         """The plotly figure with this title."""
@@ -90,13 +107,30 @@ class AppPage:
             self.page.wait_for_timeout(30)
         raise TimeoutError(f"the figure {title!r} is what it was {self._timeout:g} s ago")
 
-    def screenshot(self, path: Path) -> None:
-        """The whole app, not only what is in view."""
+    def show_whole(self) -> None:
+        """Make the window as high as the app, so that all of it is in view."""
         width, height = self._size
         whole = self.page.evaluate("document.querySelector('#App').scrollHeight")
         self.page.set_viewport_size({"width": width, "height": max(height, whole)})
-        self.page.screenshot(path=path)
-        self.page.set_viewport_size({"width": width, "height": height})
+
+    def picture(self, path: Path, parts: Sequence[Locator] = (), margin: float = 12) -> None:
+        """A PNG file of the whole app, or of the smallest rectangle that holds `parts`."""
+        self.show_whole()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clip = None
+        if parts:
+            boxes = [box for part in parts if (box := part.bounding_box())]
+            left, top = min(box["x"] for box in boxes), min(box["y"] for box in boxes)
+            right = max(box["x"] + box["width"] for box in boxes)
+            bottom = max(box["y"] + box["height"] for box in boxes)
+            clip = FloatRect(
+                x=left - margin,
+                y=top - margin,
+                width=right - left + 2 * margin,
+                height=bottom - top + 2 * margin,
+            )
+        with atomic_path(path) as fresh:
+            fresh.write_bytes(self.page.screenshot(clip=clip))
 
     def _note(self, message: ConsoleMessage) -> None:
         if message.type == "error":

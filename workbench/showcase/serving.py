@@ -15,7 +15,7 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 @contextmanager
-def serve(notebook: str, arguments: Sequence[str] = (), timeout: float = 120) -> Iterator[str]:
+def serve(notebook: str, arguments: Sequence[str] = (), timeout: float = 300) -> Iterator[str]:
     """Inside, `notebooks/{notebook}.py` is served with `arguments`, by `marimo run`; gives its address.
 
     Raises:

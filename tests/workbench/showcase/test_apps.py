@@ -1,0 +1,42 @@
+"""Settings of the shown notebooks: every notebook has some, and its own command line takes them."""
+
+import pytest
+
+from workbench.config import parse_config
+from workbench.explorer.corpus import ExplorerConfig
+from workbench.recipes.convert import ConvertConfig
+from workbench.recipes.pretrain import PretrainConfig
+from workbench.recipes.stages import StagesConfig
+from workbench.relations import RelationsConfig
+from workbench.showcase.apps import NAMES, ShowcaseConfig, arguments
+from workbench.showcase.serving import NOTEBOOKS
+
+CONFIGS = {
+    "convert": ConvertConfig,
+    "pretrain": PretrainConfig,
+    "distill": StagesConfig,
+    "attention_relations": RelationsConfig,
+    "storage_explorer": ExplorerConfig,
+}
+
+
+def test_every_notebook_is_shown():
+    assert {path.stem for path in NOTEBOOKS.glob("*.py")} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_notebooks_take_their_settings_and_start_at_once(name):
+    config, run_now = parse_config(CONFIGS[name], arguments(ShowcaseConfig(runs="some/runs"))[name])
+    assert run_now
+    assert config.out == f"some/runs/{name}"
+
+
+def test_what_is_trained_on_the_way_is_shown_unless_a_model_is_named():
+    own, given = arguments(ShowcaseConfig(runs="r")), arguments(ShowcaseConfig(runs="r", model="m"))
+    assert parse_config(ExplorerConfig, own["storage_explorer"])[0].model == "r/distill"
+    assert parse_config(ExplorerConfig, given["storage_explorer"])[0].model == "m"
+
+
+def test_unknown_notebooks_are_refused():
+    with pytest.raises(ValueError, match="no notebook 'train'; there are convert, "):
+        ShowcaseConfig(notebooks=("train",))
