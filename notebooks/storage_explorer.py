@@ -156,7 +156,7 @@ def _(live):
 def _(compared, like, live, query):
     with errors_in_words():
         _columns = live.neighbours(query.value, compared.value, like)
-    neighbours_side_by_side(_columns, "float32", name_lost=True)
+    neighbours_side_by_side(_columns, "float32", name_lost=True, characters=80)
     return
 
 

@@ -109,7 +109,9 @@ def move(live: LiveCorpus, precisions: Any, like: Setting) -> Any:
 
 def ask(live: LiveCorpus, like: Setting) -> Any:
     """What it does with a query."""
-    return neighbours_side_by_side(live.neighbours(QUERY, COMPARED, like), "float32", name_lost=True)
+    return neighbours_side_by_side(
+        live.neighbours(QUERY, COMPARED, like), "float32", name_lost=True, characters=80
+    )
 
 
 def timed(what: str, run: Callable[[], Any], rounds: int) -> dict[str, Any]:

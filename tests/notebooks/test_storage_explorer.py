@@ -1,12 +1,18 @@
 """The storage explorer inside another program, as a script and as a saved page; two sessions share nothing."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
+from bitembed_core.files import write_json
 from workbench.explorer.corpus import ExplorerConfig
+from workbench.explorer.formats import Setting
+from workbench.explorer.page import export_page, page_data
 
-from .test_notebooks_run import NOTEBOOKS, finish, load, start
+from ..test_house import imports
+from .test_notebooks_run import NOTEBOOKS, finish, load, load_file, start
 
 
 @pytest.fixture
@@ -66,3 +72,33 @@ def test_script_and_saved_page_honour_their_arguments(settings, tmp_path):
         assert numbers["corpus"]["texts"] == documents
         assert (tmp_path / folder / "report.html").is_file()
     assert "recall@10" in page.read_text(encoding="utf-8")
+
+
+def test_page_of_the_browser_shows_what_was_computed_beforehand(settings, tmp_path):
+    """It has no torch there: every figure must come with the data, and nothing else be imported."""
+    config = ExplorerConfig(**settings)
+    _, explored = load("storage_explorer").app.run(defs={"config": config, "run_now": True})
+    exploration = json.loads((Path(config.out) / "explorer.json").read_text(encoding="utf-8"))
+    data = page_data(exploration)
+    write_json(tmp_path / "public" / "explorer.json", data)
+    notebook = Path(shutil.copy(NOTEBOOKS / "storage_explorer_page.py", tmp_path))
+    assert len(notebook.read_text(encoding="utf-8").splitlines()) < 250
+    imported = imports(notebook) - {"json", "urllib"}
+    assert imported == {"marimo", "plotly"}
+    _, names = load_file(notebook).app.run()
+    (costs,) = [row for row in names["costs"] if row["format"] == "binary"]
+    assert costs["money_per_month"] == pytest.approx((4 + 4 + 16) * 1e8 * (3 + 0.1) / 1e9)  # 32 dimensions
+    shown = data["recall"]["symmetric"]["int8"]["8"]["figure"]["data"]
+    live = explored["live"]
+    for trace in shown:
+        for (name, _), percent in zip(trace.get("customdata", ()), trace["y"], strict=False):
+            expected = live.formats.recall(Setting(name, False, "int8", 8)).recall
+            assert percent == pytest.approx(100 * expected)
+
+
+def test_what_is_no_exploration_makes_no_page(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text('{"model": {}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="no exploration, corpus"):
+        export_page(path, tmp_path / "site")
+    assert not (tmp_path / "site").exists()

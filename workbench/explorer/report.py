@@ -68,7 +68,10 @@ def write_exploration(
             Section(
                 "What a query returns",
                 "Queries stay in floating point; nothing is rescored.",
-                [neighbours_side_by_side(columns, "float32", name_lost=True) for columns in examples],
+                [
+                    neighbours_side_by_side(columns, "float32", name_lost=True, characters=80)
+                    for columns in examples
+                ],
             ),
             Section(
                 f"A plan for {config.vectors:,} vectors",

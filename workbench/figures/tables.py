@@ -97,7 +97,10 @@ def nearest_neighbours(
 
 
 def neighbours_side_by_side(
-    columns: Mapping[str, Sequence[Neighbours]], reference: str, name_lost: bool = False
+    columns: Mapping[str, Sequence[Neighbours]],
+    reference: str,
+    name_lost: bool = False,
+    characters: int = 180,
 ) -> Html:
     """Cards, one per query, with a list of neighbours for every column; the first column is what others are compared with.
 
@@ -105,6 +108,7 @@ def neighbours_side_by_side(
         columns: neighbours by heading, of the same queries in the same order; ValueError otherwise.
         reference: what the note calls the first column.
         name_lost: under each list, name the texts of the first column that it lacks.
+        characters: of each text that are shown.
     """
     (first, answers_of_first), *_ = columns.items()
     for name, answers in columns.items():
@@ -113,7 +117,8 @@ def neighbours_side_by_side(
     cards = []
     for index, expected in enumerate(answers_of_first):
         lists = "".join(
-            _column(name, answers[index], expected, name_lost) for name, answers in columns.items()
+            _column(name, answers[index], expected, name_lost, characters)
+            for name, answers in columns.items()
         )
         query = f"<p class='query'>{escape(expected.query)}</p>"
         cards.append(f"<div class='card'>{query}<div class='columns'>{lists}</div></div>")
@@ -122,13 +127,13 @@ def neighbours_side_by_side(
     return Html(f"<div class='bitembed'>{body}</div>")
 
 
-def _column(name: str, answer: Neighbours, reference: Neighbours, name_lost: bool) -> str:
+def _column(name: str, answer: Neighbours, reference: Neighbours, name_lost: bool, characters: int) -> str:
     agreeing = [text in reference.texts for text in answer.texts]
     heading = name if answer is reference else f"{name}: {sum(agreeing)} of {len(answer.texts)} agree"
     items = "".join(
         f"<li{'' if agrees else ' class=other'}>"
         f"<span class='mark'>{'&#10003;' if agrees and answer is not reference else ''}</span>"
-        f"<span class='text'>{escape(_shorten(text))}</span><span class='score'>{score:.2f}</span></li>"
+        f"<span class='text'>{escape(_shorten(text, characters))}</span><span class='score'>{score:.2f}</span></li>"
         for text, score, agrees in zip(answer.texts, answer.scores, agreeing, strict=True)
     )
     lost = [
@@ -140,6 +145,6 @@ def _column(name: str, answer: Neighbours, reference: Neighbours, name_lost: boo
     return f"<div class='column'><h4>{escape(heading)}</h4><ol>{items}</ol>{below}</div>"
 
 
-def _shorten(text: str, limit: int = 180) -> str:
+def _shorten(text: str, limit: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3].rsplit(" ", 1)[0] + " ..."
