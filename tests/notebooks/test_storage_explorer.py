@@ -102,3 +102,11 @@ def test_what_is_no_exploration_makes_no_page(tmp_path):
     with pytest.raises(ValueError, match="no exploration, corpus"):
         export_page(path, tmp_path / "site")
     assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.skipif(shutil.which("uv") is None, reason="marimo exports to WebAssembly with the help of uv")
+def test_page_is_exported_whole_with_its_data(settings, tmp_path):
+    load("storage_explorer").app.run(defs={"config": ExplorerConfig(**settings), "run_now": True})
+    export_page(Path(settings["out"]) / "explorer.json", tmp_path / "site")
+    assert json.loads((tmp_path / "site" / "public" / "explorer.json").read_text(encoding="utf-8"))["plans"]
+    assert "marimo" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
