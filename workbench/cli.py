@@ -133,6 +133,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="timed runs (default: %(default)s)"
     )
+    command.add_argument(
+        "--lengths",
+        type=lambda text: tuple(map(positive, text.split(","))),
+        default=(16, 64, 256),
+        metavar="N,N",
+        help="tokens per text; what is longer than the model reads is left out (default: 16,64,256)",
+    )
 
     add_command(commands, doctor, "say what this machine has of what is needed")
     return root
@@ -173,16 +180,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write a model in another layout."""
-    from workbench.catalog.models import load_embedder
+    from workbench.model_export import load_for_export, size_on_disk
     from workbench.rotation import ROTATION_TEXTS, rotate
     from workbench.search.text_files import read_texts
 
-    embedder = load_embedder(arguments.model, device="cpu", trainable=True)
-    if not embedder.is_ternary and arguments.layout not in ("release", "gguf"):
-        raise ValueError(
-            f"{arguments.model} is a floating-point model, which has no {arguments.layout} layout; "
-            "convert it first (notebooks/convert.py)"
-        )
+    embedder = load_for_export(arguments.model, arguments.layout)
     if arguments.rotation is not None:
         source = arguments.rotation_texts
         texts = [] if source is None else [row.text for row in islice(read_texts(source), ROTATION_TEXTS)]
@@ -193,10 +195,7 @@ def export(arguments: argparse.Namespace) -> int:
         token_table=arguments.token_table,
         gguf_type=arguments.gguf_type,
     )
-    out = Path(arguments.out)
-    files = [out] if out.is_file() else sorted(file for file in out.rglob("*") if file.is_file())
-    weights = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".gguf"))
-    whole = sum(file.stat().st_size for file in files)
+    weights, whole = size_on_disk(arguments.out)
     print(
         f"{arguments.out}: {arguments.layout} layout, weights {weights / 1e6:.1f} MB, all {whole / 1e6:.1f} MB"
     )
@@ -204,12 +203,15 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Time encoding, tokenisation included, at several text lengths: the median of the repeats."""
+    """Time encoding, tokenisation included, at several text lengths, in batches and one text alone: the median of the
+    repeats; and say what memory the model takes."""
     from workbench.environment import environment
-    from workbench.evaluation.speed import time_encoding
+    from workbench.memory import resident_bytes, weight_bytes
+    from workbench.speed import measure_speed
 
     if arguments.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, got {arguments.repeats}")
+    before = resident_bytes()
     embedder = load_model(arguments)
     here = environment()
     hardware = ", ".join(here["gpus"]) if embedder.device.type == "cuda" else here["cpu"]
@@ -217,12 +219,17 @@ def bench(arguments: argparse.Namespace) -> int:
     print(
         f"{hardware}, {here['threads']} threads, torch {here['packages']['torch']}, commit {here['commit']}"
     )
-    print(f"{'tokens/text':>11}  {'texts/s':>9}  {'tokens/s':>9}  spread of {arguments.repeats} runs")
-    for timing in time_encoding(embedder, batch_size=arguments.batch_size, repeats=arguments.repeats):
+    print(f"tokens/text    texts/s   tokens/s  spread of {arguments.repeats} runs  ms for one text alone")
+    speed = measure_speed(embedder, arguments.lengths, arguments.batch_size, arguments.repeats)
+    for timing, alone in zip(*speed, strict=True):
+        spread = f"{100 * timing.spread:.0f} %"
         print(
             f"{timing.tokens_per_text:11}  {timing.texts_per_second:9.1f}  {timing.tokens_per_second:9.0f}  "
-            f"{100 * timing.spread:.0f} %"
+            f"{spread:16}  {alone.ms_per_text:.1f}"
         )
+    after = resident_bytes()
+    held = f", {(after - before) / 1e6:.0f} MB resident" if before and after else ""
+    print(f"memory: {weight_bytes(embedder.model) / 1e6:.1f} MB of weights{held}")
     return 0
 
 

@@ -23,12 +23,14 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 Config = TypeVar("Config")
 
 
-def option(default: Any, help: str, changes_result: bool = True) -> Any:
+def option(default: Any, help: str, changes_result: bool = True, suggested: Sequence[str] = ()) -> Any:
     """A dataclass field with its default and the help text that the command line shows.
 
-    `changes_result` is False for what only decides where results go and how often something is said or saved.
+    `changes_result` is False for what only decides where results go and how often something is said or saved. An app
+    offers the values `suggested` to choose from; the command line takes others too.
     """
-    return field(default=default, metadata={"help": help, "changes_result": changes_result})
+    metadata = {"help": help, "changes_result": changes_result, "suggested": tuple(suggested)}
+    return field(default=default, metadata=metadata)
 
 
 def result_fields(config: Any) -> dict[str, Any]:

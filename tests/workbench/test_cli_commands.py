@@ -141,9 +141,11 @@ def test_bench_names_kernel_and_hardware(tiny_model_folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "tiny, kernel float, batch size 2"
     assert environment()["cpu"] in lines[1]
-    tokens = [int(line.split()[0]) for line in lines[3:]]
+    *rows, memory = lines[3:]
+    tokens = [int(line.split()[0]) for line in rows]
     assert tokens == [pytest.approx(16, abs=3), pytest.approx(64, abs=3)]  # the model reads 128, not 256
-    assert all(float(line.split()[2]) > 0 for line in lines[3:])
+    assert all(float(line.split()[2]) > 0 and float(line.split()[-1]) > 0 for line in rows)
+    assert memory.startswith("memory: 0.1 MB of weights")
 
 
 def test_bench_of_a_model_that_reads_little(tiny_model_folder, capsys):

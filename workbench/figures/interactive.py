@@ -22,20 +22,25 @@ Config = TypeVar("Config")
 Item = TypeVar("Item")
 
 
-def settings_form(config: Any, main: Sequence[str], button: str = "Train") -> Any:
-    """A form over all fields of the dataclass `config`: those named in `main` first, the others folded.
+def settings_form(
+    config: Any, main: Sequence[str], button: str = "Train", folded: Sequence[str] | None = None
+) -> Any:
+    """A form over fields of the dataclass `config`: those named in `main`, and the `folded` ones, by default all others.
 
     Its value is None until the button is pressed; `chosen_settings` turns it into a configuration. Values
     that the configuration refuses are reported in the form.
     """
     hints = get_type_hints(type(config))
-    inputs = {item.name: _input(hints[item.name], getattr(config, item.name)) for item in fields(config)}
     by_name = {item.name: item for item in fields(config)}
-    in_view = [by_name[name] for name in main]
-    folded = [item for item in fields(config) if item.name not in main]
-    page = _rows(in_view)
-    if folded:
-        page += f"<details><summary>{len(folded)} more settings</summary>{_rows(folded)}</details>"
+    behind = [name for name in by_name if name not in main] if folded is None else folded
+    inputs = {
+        name: _input(hints[name], getattr(config, name), by_name[name].metadata.get("suggested", ()))
+        for name in (*main, *behind)
+    }
+    page = _rows([by_name[name] for name in main])
+    if behind:
+        rows = _rows([by_name[name] for name in behind])
+        page += f"<details><summary>{len(behind)} more settings</summary>{rows}</details>"
 
     def complaint(values: Any) -> str | None:
         try:
@@ -110,6 +115,11 @@ def errors_in_words() -> Iterator[None]:
         mo.stop(True, mo.callout(mo.md(f"**{type(error).__name__}**: {escape(str(error))}"), kind="danger"))
 
 
+def code_block(code: str, language: str = "bash") -> Any:
+    """A command or program as the page shows it, to be copied."""
+    return mo.md(f"```{language}\n{code}\n```")
+
+
 def log_to_console() -> None:
     """Print the recipes' progress lines in a script, and silence the chatter of transformers."""
     transformers.utils.logging.set_verbosity_error()
@@ -129,11 +139,12 @@ def _duration(seconds: float) -> str:
     )
 
 
-def _input(hint: Any, value: Any) -> Any:
+def _input(hint: Any, value: Any, suggested: Sequence[str]) -> Any:
     if hint is bool:
         return mo.ui.checkbox(value)
-    if get_origin(hint) is Literal:
-        return mo.ui.dropdown([str(choice) for choice in get_args(hint)], value=str(value))
+    if get_origin(hint) is Literal or suggested:
+        choices = map(str, suggested or get_args(hint))
+        return mo.ui.dropdown(list(dict.fromkeys((*choices, str(value)))), value=str(value))
     return mo.ui.text(as_text(value), full_width=True)
 
 

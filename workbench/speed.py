@@ -21,6 +21,27 @@ class Timing(NamedTuple):
     tokens_per_second: float
     spread: float
 
+    @property
+    def ms_per_text(self) -> float:
+        """Milliseconds for one text, its share of a batch."""
+        return 1000 / self.texts_per_second
+
+
+class Speed(NamedTuple):
+    """Timings at each length: of texts in batches, and of one text alone, as a query is encoded."""
+
+    together: list[Timing]
+    alone: list[Timing]
+
+
+def measure_speed(
+    embedder: BitEmbedder, lengths: tuple[int, ...] = (16, 64, 256), batch_size: int = 32, repeats: int = 5
+) -> Speed:
+    """`time_encoding` of full batches, and of single texts."""
+    together = time_encoding(embedder, lengths, batch_size, repeats=repeats)
+    alone = time_encoding(embedder, lengths, batch_size=1, batches=1, repeats=repeats)
+    return Speed(together, alone)
+
 
 def time_encoding(
     embedder: BitEmbedder,
