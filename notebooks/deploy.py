@@ -45,8 +45,13 @@ def _():
 def _():
     log_to_console()
     config, run_now = parse_config(DeployConfig)
+    return config, run_now
+
+
+@app.cell
+def _():
     history, set_history = mo.state(())
-    return config, history, run_now, set_history
+    return history, set_history
 
 
 @app.cell(hide_code=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench.deploy import DeployConfig
 from workbench.explorer.corpus import ExplorerConfig
 from workbench.recipes.convert import ConvertConfig
 from workbench.recipes.pretrain import PretrainConfig
@@ -24,6 +25,7 @@ CONFIGS = {
     "pretrain": PretrainConfig,
     "distill": StagesConfig,
     "storage_explorer": ExplorerConfig,
+    "deploy": DeployConfig,
 }
 
 
@@ -48,7 +50,10 @@ def start(*command):
 
 def finish(process):
     """Exit code, standard output and standard error."""
-    out, error = process.communicate(timeout=120)
+    try:
+        out, error = process.communicate(timeout=300)
+    finally:
+        process.kill()
     return process.returncode, out, error
 
 
