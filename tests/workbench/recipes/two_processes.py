@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from bitembed_core import BitEmbedder
+from bitembed_core.conversion import learn_scales
 from workbench.catalog.example import Example, ExampleSource
 from workbench.recipes.batches import BatchSchedule
 from workbench.recipes.dev_set import DevSet
@@ -65,6 +66,7 @@ def prepared(models: Path, out: Path, ternary: bool, keep_vectors: bool = False,
     student = BitEmbedder.from_pretrained(models / "student", device="cpu")
     if ternary:
         student.convert()
+        learn_scales(student.model)  # parameters of a single number, of which a process may have no part
     run = Run(out / "run")
     if accelerator.is_main_process and not run.exists:
         Run.create(run.path, config)
