@@ -43,9 +43,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def remove_half_written(folder: str | os.PathLike[str]) -> None:
-    """Remove what processes that were killed inside `atomic_path` left in `folder`; nobody may be writing there now."""
-    for scratch in Path(folder).glob(".*.????????"):
+def remove_half_written(folder: str | os.PathLike[str], name: str = "*") -> None:
+    """Remove what processes that were killed inside `atomic_path` left in `folder` of files and folders called `name`, a
+    pattern; nobody may be writing such now."""
+    for scratch in Path(folder).glob(f".{name}.????????"):
         if scratch.is_dir() and {entry.name for entry in scratch.iterdir()} <= {"new", "old"}:
             shutil.rmtree(scratch)
 

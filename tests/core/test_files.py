@@ -38,6 +38,8 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path) -> None:
         fresh.mkdir()
         (fresh / "half").touch()
         shutil.copytree(fresh.parent, tmp_path / ".folder.abcdefgh")
-    remove_half_written(tmp_path)
+    remove_half_written(tmp_path, "model")
+    assert (tmp_path / ".folder.abcdefgh").exists()
+    remove_half_written(tmp_path, "fold*")
     remove_half_written(tmp_path / "nowhere")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".cache.12345678", ".hidden", "a.json", "folder"]

@@ -29,10 +29,10 @@ def test_both_stages_are_started_and_resumed(tmp_path, script, processes) -> Non
         os.environ | SLURM | {"PATH": f"{tools}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
     )
 
-    def launched() -> list[str]:
+    def launched(**variables: str) -> list[str]:
         (tmp_path / "calls").unlink(missing_ok=True)
-        script_path = ROOT / "notebooks" / "jobs" / script
-        subprocess.run(["bash", script_path, "minilm-full"], cwd=tmp_path, env=environment, check=True)
+        command = ["bash", ROOT / "notebooks" / "jobs" / script, "minilm-full"]
+        subprocess.run(command, cwd=tmp_path, env=environment | variables, check=True)
         return (tmp_path / "calls").read_text().splitlines()
 
     first = launched()
@@ -41,6 +41,9 @@ def test_both_stages_are_started_and_resumed(tmp_path, script, processes) -> Non
         "distill.py --recipe minilm-full",
     ]
     assert all(f"--num_processes {processes} " in call for call in first)
+    assert all(call.startswith("launch --multi_gpu --num_machines") for call in first)
+    shards = launched(PARALLEL="--use_fsdp --fsdp_version 2")
+    assert all(call.startswith("launch --use_fsdp --fsdp_version 2 --num_machines") for call in shards)
     nodes = "--num_machines 2 --num_processes 4 --machine_rank 1 --main_process_ip first-node"
     assert all((nodes in call) == (script == "slurm.sh") for call in first)
     run = tmp_path / "runs" / "minilm-full" / "pretrain"

@@ -5,14 +5,17 @@ attention, over whole texts without padding; norms, rounding, the optimizer and 
 together a few per cent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from torch import nn
-from transformers import PreTrainedModel
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from bitembed_core import BitLinear
+from bitembed_core.conversion import convert_to_bitnet, use_kernel
 from workbench.recipes.objective import Objective
 from workbench.recipes.settings import TrainingConfig
 
@@ -111,3 +114,37 @@ def state_bytes(shape: Shape, freeze_token_embeddings: bool, processes: int, sha
 def checkpoint_bytes(shape: Shape, freeze_token_embeddings: bool) -> int:
     """Disk space of one checkpoint: the trained weights and their moments, in float32."""
     return (FLOAT32 + ADAM_MOMENTS) * shape.trained_weights(freeze_token_embeddings)
+
+
+def activation_bytes(make_config: Callable[..., PretrainedConfig]) -> int:
+    """Bytes that a ternary layer of an architecture keeps of each token for its backward pass, in bfloat16.
+
+    Measured on the CPU, with layers of the real width and random weights; kernels for GPUs keep the same tensors. What does
+    not grow with the tokens cancels out, as does what is kept outside of the layers.
+
+    Args:
+        make_config: the architecture, of which the number of layers and the vocabulary are changed.
+    """
+    short, long = 32, 64
+    by_tokens = {
+        tokens: _kept_bytes(make_config, 2, tokens) - _kept_bytes(make_config, 1, tokens)
+        for tokens in (short, long)
+    }
+    return (by_tokens[long] - by_tokens[short]) // (long - short)
+
+
+def _kept_bytes(make_config: Callable[..., PretrainedConfig], layers: int, tokens: int) -> int:
+    model = AutoModel.from_config(make_config(num_hidden_layers=layers, vocab_size=8, pad_token_id=None))
+    convert_to_bitnet(model.eval(), calibration=None)
+    use_kernel(model, "int8")
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

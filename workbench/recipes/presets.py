@@ -106,7 +106,7 @@ def _language_model(backbone: str, relation_layer: int, learning_rate: float) ->
             pairs="offline",  # what is at hand; name hub data sets for the paper's mixture
             steps=5000,
             batch_size=4096,  # the lineage (mE5) takes 32k, on many GPUs
-            chunk_tokens=16_384,  # 41 GB of activations for Qwen3-0.6B, by docs/training-at-scale.md
+            chunk_tokens=16_384,  # what their activations take: docs/training-at-scale.md
             learning_rate=learning_rate,  # not published
             max_length=128,  # not published; pairs of the lineage are short
             save_every=250,

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bitembed_core import BitEmbedder
+from workbench.cost import CostConfig, filled
 from workbench.recipes.cost import (
     Shape,
     checkpoint_bytes,
@@ -110,3 +111,11 @@ def test_shards_hold_their_part_and_a_layer(tiny_embedder: BitEmbedder) -> None:
     assert state_bytes(shape, True, processes=8, sharded=True) == whole // 8 + rest + 2 * layer
     trained = shape.block_weights + shape.other_weights
     assert state_bytes(shape, True, processes=8, sharded=False) == whole + 4 * trained
+
+
+def test_the_plan_has_the_numbers_of_today() -> None:
+    """After a change of the recipes or of the arithmetic: python -m workbench.cost --document docs/training-at-scale.md."""
+    plan = (Path(__file__).parents[3] / "docs" / "training-at-scale.md").read_text(encoding="utf-8")
+    assert filled(plan, CostConfig()) == plan
+    with pytest.raises(ValueError, match="no place for the table 'shapes'"):
+        filled("# Plan", CostConfig())
