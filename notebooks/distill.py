@@ -4,31 +4,25 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="Stage 2: distillation for every output precision")
 
 with app.setup:
-    import logging
     from pathlib import Path
 
     import marimo as mo
     from accelerate import PartialState
 
-    from workbench.catalog.models import load_embedder
+    from workbench.compare import read_run
     from workbench.config import parse_config
-    from workbench.evaluation import evaluate, retention_table, write_results
-    from workbench.figures import (
-        retention_by_precision,
-        score_table,
-        storage_versus_accuracy,
-        training_health,
-    )
+    from workbench.figures import retention_by_precision, score_table, storage_versus_accuracy, training_app
     from workbench.figures.interactive import (
-        chosen_settings,
+        entered_settings,
         errors_in_words,
-        follow,
         log_to_console,
-        settings_form,
-        training_page,
+        settings_fields,
     )
+    from workbench.job import Job
     from workbench.recipes.presets import DISTILL_RECIPES
-    from workbench.recipes.stages import StagesConfig, teach_and_distill, untrained
+    from workbench.recipes.stages import StagesConfig, teach_and_distill
+    from workbench.runs import Run
+    from workbench.scores import score_run
 
 
 @app.cell(hide_code=True)
@@ -53,10 +47,24 @@ def _():
 
 @app.cell
 def _(config):
+    recipe = training_app.recipe_chooser(DISTILL_RECIPES, config)
+    recipe
+    return (recipe,)
+
+
+@app.cell
+def _(recipe):
     main = ("backbone", "teacher", "triplets", "out", "steps", "batch_size", "learning_rate", "overwrite")
-    form = settings_form(config, main)
-    form
-    return (form,)
+    entries = settings_fields(recipe.value, main)
+    entries
+    return (entries,)
+
+
+@app.cell
+def _(config, entries, recipe, run_now):
+    with errors_in_words():
+        settings = config if run_now else entered_settings(recipe.value, entries)
+    return (settings,)
 
 
 @app.cell(hide_code=True)
@@ -92,68 +100,147 @@ def _():
     In training, both losses over candidates are computed from vectors rounded to 1, 2, 4, 8 and 16 bits and averaged.
     So one model serves all sizes, and the size can be chosen afterwards:
     $L = \frac{1}{|R|} \sum_{b \in R} \big(L_{\mathrm{ctr}}^{(b)} + w_s L_{\mathrm{score}}^{(b)}\big) + w_r L_{\mathrm{attn}}$.
+
+    ## What will it cost?
     """)
     return
 
 
 @app.cell
-def _(config, form, run_now):
-    mo.stop(not run_now and form.value is None, mo.md("Press **Train** to start."))
-    settings = chosen_settings(config, form)
-    with errors_in_words():
-        records = follow(teach_and_distill(settings), lambda so_far: mo.output.replace(training_page(so_far)))
-    return records, settings
+def _():
+    ask = mo.ui.run_button(label="Estimate the cost")
+    ask
+    return (ask,)
+
+
+@app.cell
+def _(ask, settings):
+    training_app.cost_page("distill", settings, ask.value)
+    return
 
 
 @app.cell(hide_code=True)
-def _(records):
-    _prose = mo.md("""
-    ## Is the training healthy?
+def _():
+    mo.md("""
+    ## Train
 
-    Watch the last plot: how heavily the relation loss weighs against the contrastive one. Far above 1, the student
-    copies the teacher's attention and forgets what it is for; `--relation-weight` and `--relation-temperature`
-    set it.
+    A run that was paused, here or anywhere, goes on exactly as if it had never stopped. While it trains, watch the
+    last plot: how heavily the relation loss weighs against the contrastive one. Far above 1, the student copies the
+    teacher's attention and forgets what it is for; `relation_weight` and `relation_temperature` set it.
     """)
-    mo.vstack([_prose, training_health(records)])
     return
 
 
 @app.cell
-def _(records, settings):
-    mo.stop(not records or not settings.tasks or not PartialState().is_main_process, mo.md("No evaluation."))
-    with errors_in_words(), mo.status.spinner("Evaluating") as spinner:
+def _():
+    job = Job(__file__)
+    get_state, set_state = mo.state("new")
+    return get_state, job, set_state
 
-        def progress(line):
-            logging.getLogger("bitembed").info(line)
-            spinner.update(subtitle=line)
 
-        results = evaluate(
-            load_embedder(settings.out),
-            settings.tasks,
-            teacher=load_embedder(settings.teacher_name),
-            cap=settings.cap,
-            baselines={"untrained": untrained(settings)},
-            progress=progress,
-            name=settings.out,
-            teacher_name=settings.teacher_name,
-        )
-    write_results(Path(settings.out) / "results.json", results)
-    logging.getLogger("bitembed").info(retention_table(results))
+@app.cell
+def _(get_state, job, set_state, settings):
+    get_state()
+    pressed, ticks = training_app.buttons(job, settings, set_state), training_app.pulse(job, settings)
+    mo.hstack([pressed.hstack(justify="start"), ticks], wrap=True)
+    return (ticks,)
+
+
+@app.cell
+def _(get_state, job, run_now, set_state, settings, ticks):
+    ticks.value
+    None if run_now else training_app.live_page(job, settings, get_state(), set_state)
+    return
+
+
+@app.cell
+def _(run_now, settings):
+    if run_now:
+        with errors_in_words():
+            training_app.follow_curves(teach_and_distill(settings))
+    run = Run(Path(settings.out))
+    return (run,)
+
+
+@app.cell(hide_code=True)
+def _():
+    measure = training_app.layer_chooser()
+    mo.md(f"""
+    ## Layer by layer
+
+    A weight that never flips has stopped learning; layers whose weights flip until the end have not settled. A token
+    with one outlying activation wastes most of the 8 bits of all its others. Show {measure} of the run in `out`.
+    """)
+    return (measure,)
+
+
+@app.cell
+def _(get_state, measure, run, ticks):
+    get_state(), ticks.value
+    training_app.layer_page(run, measure.value)
+    return
+
+
+@app.cell(hide_code=True)
+def _(run):
+    root = mo.ui.text(str(run.path.parent))
+    mo.md(f"""
+    ## Against earlier runs
+
+    Runs below the folder {root}
+    """)
+    return (root,)
+
+
+@app.cell
+def _(get_state, root, run):
+    get_state()
+    others = training_app.run_chooser(root.value, run)
+    others
+    return (others,)
+
+
+@app.cell
+def _(others):
+    training_app.comparison_page(others.value)
+    return
+
+
+@app.cell
+def _(get_state, run, run_now, settings):
+    get_state()
+    scores = None
+    if run_now and run.finished and settings.tasks and PartialState().is_main_process:
+        with errors_in_words(), mo.status.spinner("Evaluating") as spinner:
+            scores = score_run(settings, lambda line: spinner.update(subtitle=line))
+    results = scores or read_run(run.path).results if run.exists else None
     return (results,)
 
 
 @app.cell(hide_code=True)
 def _(results):
+    mo.stop(results is None)
     _prose = mo.md("""
     ## What is it worth?
 
-    Tasks whose text was kept out of training, scored by mteb, the usual yardstick for embedders. Every precision is scored
-    through bytes that were really packed, on both sides. *Before training* is the same model made ternary and
-    left so.
+    Tasks whose text was kept out of training, scored by mteb, the usual yardstick for embedders, every precision through
+    bytes that were really packed, on both sides. *Before training* is the same model made ternary and left so.
     """)
-    mo.vstack(
-        [_prose, storage_versus_accuracy(results), retention_by_precision(results), score_table(results)]
-    )
+    _figures = storage_versus_accuracy(results), retention_by_precision(results), score_table(results)
+    mo.vstack([_prose, *_figures])
+    return
+
+
+@app.cell(hide_code=True)
+def _(get_state, run):
+    get_state()
+    mo.stop(not run.finished)
+    _prose = mo.md(f"""
+    ## Use it
+
+    `deploy.py` measures the model on this machine, encodes a file, searches it and exports it: `--model {run.path}`
+    """)
+    mo.vstack([_prose, training_app.usage(run)])
     return
 
 

@@ -4,24 +4,25 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="Stage 1: contrastive pre-training")
 
 with app.setup:
-    import marimo as mo
-    import numpy as np
+    from pathlib import Path
 
-    from workbench.catalog.examples import load_examples
-    from workbench.catalog.models import load_embedder
+    import marimo as mo
+    from accelerate import PartialState
+
     from workbench.config import parse_config
-    from workbench.figures import find_neighbours, nearest_neighbours, training_health
+    from workbench.figures import nearest_neighbours, training_app
     from workbench.figures.interactive import (
-        chosen_settings,
+        entered_settings,
         errors_in_words,
-        follow,
         log_to_console,
-        settings_form,
-        training_page,
+        settings_fields,
     )
+    from workbench.job import Job
+    from workbench.neighbours import neighbours_before_and_after
     from workbench.recipes.presets import PRETRAIN_RECIPES
     from workbench.recipes.pretrain import PretrainConfig, pretrain
-    from workbench.recipes.stages import origin_of, whole_run
+    from workbench.recipes.stages import whole_run
+    from workbench.runs import Run
 
 
 @app.cell(hide_code=True)
@@ -33,7 +34,8 @@ def _():
     Continued training brings it back. This stage uses plain *pairs* of texts that belong together: a question and
     its answer, a word and its definition, a command and its description. Nobody has to label anything.
 
-    Give it a teacher, such as the floating-point original, and it recovers much faster: try `--teacher minilm`.
+    Give it a teacher, such as the floating-point original, and it recovers much faster: choose a recipe that has
+    one, or enter `minilm` as the teacher of `minilm`.
     """)
     return
 
@@ -47,10 +49,24 @@ def _():
 
 @app.cell
 def _(config):
+    recipe = training_app.recipe_chooser(PRETRAIN_RECIPES, config)
+    recipe
+    return (recipe,)
+
+
+@app.cell
+def _(recipe):
     main = ("backbone", "teacher", "pairs", "out", "steps", "batch_size", "learning_rate", "overwrite")
-    form = settings_form(config, main)
-    form
-    return (form,)
+    entries = settings_fields(recipe.value, main)
+    entries
+    return (entries,)
+
+
+@app.cell
+def _(config, entries, recipe, run_now):
+    with errors_in_words():
+        settings = config if run_now else entered_settings(recipe.value, entries)
+    return (settings,)
 
 
 @app.cell(hide_code=True)
@@ -78,80 +94,132 @@ def _():
     The other texts of the batch serve as negatives for free, so larger batches make a harder and better lesson.
     With a teacher, the student also follows the teacher's vector for each text, $1 - \cos(e_S, e_T)$, and the
     teacher's view of how similar each query is to each text.
+
+    ## What will it cost?
     """)
     return
 
 
 @app.cell
-def _(config, form, run_now):
-    mo.stop(not run_now and form.value is None, mo.md("Press **Train** to start."))
-    settings = chosen_settings(config, form)
-    with errors_in_words():
-        records = follow(
-            whole_run(pretrain, settings), lambda so_far: mo.output.replace(training_page(so_far))
-        )
-    return records, settings
+def _():
+    ask = mo.ui.run_button(label="Estimate the cost")
+    ask
+    return (ask,)
+
+
+@app.cell
+def _(ask, settings):
+    training_app.cost_page("pretrain", settings, ask.value)
+    return
 
 
 @app.cell(hide_code=True)
-def _(records):
-    _tenth = max(1, len(records) // 10)
-    _first, _last = (sum(r["loss"] for r in part) / _tenth for part in (records[:_tenth], records[-_tenth:]))
+def _():
+    mo.md("""
+    ## Train
+
+    A run that was paused, here or anywhere, goes on exactly as if it had never stopped. While it trains: the share of
+    zero weights should stay near a third and move slowly. The gradient norm is measured before it is cut to its
+    limit; spikes that do not come down again mean that the learning rate is too high. The loss jumps from step to
+    step because every batch comes from a single source of text, and some sources are harder than others.
+    """)
+    return
+
+
+@app.cell
+def _():
+    job = Job(__file__)
+    get_state, set_state = mo.state("new")
+    return get_state, job, set_state
+
+
+@app.cell
+def _(get_state, job, set_state, settings):
+    get_state()
+    pressed, ticks = training_app.buttons(job, settings, set_state), training_app.pulse(job, settings)
+    mo.hstack([pressed.hstack(justify="start"), ticks], wrap=True)
+    return (ticks,)
+
+
+@app.cell
+def _(get_state, job, run_now, set_state, settings, ticks):
+    ticks.value
+    None if run_now else training_app.live_page(job, settings, get_state(), set_state)
+    return
+
+
+@app.cell
+def _(run_now, settings):
+    if run_now:
+        with errors_in_words():
+            training_app.follow_curves(whole_run(pretrain, settings))
+    run = Run(Path(settings.out))
+    return (run,)
+
+
+@app.cell(hide_code=True)
+def _():
+    measure = training_app.layer_chooser()
     mo.md(f"""
-    The loss was {_first:.3f} in the first tenth of the steps and {_last:.3f} in the last. It jumps from step to step
-    because every batch comes from a single source of text, and some sources are harder than others.
+    ## Layer by layer
 
-    ## Is the training healthy?
-
-    The share of zero weights should stay near a third and move slowly. The gradient norm is measured before it is
-    cut to its limit; spikes that do not come down again mean that the learning rate is too high.
+    A weight that never flips has stopped learning; layers whose weights flip until the end have not settled. A token
+    with one outlying activation wastes most of the 8 bits of all its others. Show {measure} of the run in `out`.
     """)
-    return
+    return (measure,)
 
 
 @app.cell
-def _(records):
-    training_health(records)
+def _(get_state, measure, run, ticks):
+    get_state(), ticks.value
+    training_app.layer_page(run, measure.value)
     return
-
-
-@app.cell
-def _(records, settings):
-    mo.stop(not records)
-    sources = load_examples(settings.pairs, "pairs", limit_per_source=20, seed=settings.seed + 1)
-    samples = [source.sample(20, np.random.default_rng(settings.seed)) for source in sources]
-    queries = [examples[0].query for examples in samples][:6]
-    texts = list(dict.fromkeys(example.positive for examples in samples for example in examples))
-    original, trained = load_embedder(origin_of(settings.backbone)), load_embedder(settings.out)
-    neighbours = nearest_neighbours(
-        find_neighbours(original, queries, texts), find_neighbours(trained, queries, texts)
-    )
-    return (neighbours,)
 
 
 @app.cell(hide_code=True)
-def _(neighbours):
+def _(run):
+    root = mo.ui.text(str(run.path.parent))
+    mo.md(f"""
+    ## Against earlier runs
+
+    Runs below the folder {root}
+    """)
+    return (root,)
+
+
+@app.cell
+def _(get_state, root, run):
+    get_state()
+    others = training_app.run_chooser(root.value, run)
+    others
+    return (others,)
+
+
+@app.cell
+def _(others):
+    training_app.comparison_page(others.value)
+    return
+
+
+@app.cell(hide_code=True)
+def _(get_state, run, settings):
+    get_state()
+    mo.stop(not run.finished or not PartialState().is_main_process)
     _prose = mo.md("""
     ## Nearest neighbours, before and after
 
     Some queries of the training sources, and which texts each model finds nearest. The original is the model that
     training began with, in floating point.
     """)
-    mo.vstack([_prose, neighbours])
-    return
+    _use = mo.md(f"""
+    ## Use it
 
-
-@app.cell(hide_code=True)
-def _(settings):
-    mo.md(f"""
-    ## Next
-
-    The run is in `{settings.out}`: settings, one record per step, checkpoints, and the model. Stage 2 goes on from it:
-
-    ```
-    python notebooks/distill.py --backbone {settings.out}
-    ```
+    The run in `{settings.out}` has its settings, a record of every step, checkpoints, and the model. Stage 2 goes on
+    from it: `python notebooks/distill.py --backbone {settings.out}`
     """)
+    mo.vstack(
+        [_prose, nearest_neighbours(*neighbours_before_and_after(settings)), _use, training_app.usage(run)]
+    )
     return
 
 

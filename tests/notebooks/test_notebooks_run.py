@@ -12,10 +12,12 @@ import pytest
 
 from workbench.deploy import DeployConfig
 from workbench.explorer.corpus import ExplorerConfig
+from workbench.job import records_of
 from workbench.recipes.convert import ConvertConfig
 from workbench.recipes.pretrain import PretrainConfig
 from workbench.recipes.stages import StagesConfig
 from workbench.relations import RelationsConfig
+from workbench.runs import Run
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -138,7 +140,8 @@ def test_pretrain_inside_another_program(backbone, examples, tmp_path):
         calibration_texts=8,
     )
     _, names = load("pretrain").app.run(defs={"config": config, "run_now": True})
-    assert [record["step"] for record in names["records"]] == [1, 2]
+    assert [record["step"] for record in names["run"].records()] == [1, 2]
+    assert (tmp_path / "run" / "neighbours.json").is_file()
 
 
 def test_distill_inside_another_program_trains_its_teacher_and_evaluates(backbone, examples, tasks, tmp_path):
@@ -156,18 +159,49 @@ def test_distill_inside_another_program_trains_its_teacher_and_evaluates(backbon
         cap=None,
     )
     _, names = load("distill").app.run(defs={"config": config, "run_now": True})
-    stages = [(record["stage"], record["step"]) for record in names["records"]]
+    stages = [(record["stage"], record["step"]) for record in records_of(config)]
     assert stages == [("teacher", 1), ("distill", 1), ("distill", 2)]
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert set(results["tasks"]) == {"ret_letters", "sts_letters"}
     columns = {"teacher", "untrained", "float16", "int8", "int4", "int2", "binary"}
     assert all(set(scores) == columns for scores in results["tasks"].values())
+    assert names["results"]["mean"] == results["mean"]
+
+
+def test_training_notebooks_as_pages(backbone, examples, tmp_path):
+    """Both stages with arguments of their own, saved with their curves; what training took is given back."""
+    common = ("--steps", "3", "--batch-size", "4", "--calibration-texts", "8", "--watch-every", "1")
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    settings = {
+        "pretrain": ("--backbone", backbone, "--out", first, "--pairs", examples),
+        "distill": (
+            *("--backbone", backbone, "--teacher", backbone, "--out", second, "--triplets", examples),
+            *("--relation-heads", "2", "--hard-negatives", "1", "--tasks="),
+        ),
+    }
+    processes = {
+        name: start(
+            *("-m", "marimo", "export", "html", NOTEBOOKS / f"{name}.py", "-o", tmp_path / f"{name}.html"),
+            *("--", *own, *common, "--run"),
+        )
+        for name, own in settings.items()
+    }
+    for name, process in processes.items():
+        code, out, error = finish(process)
+        assert code == 0, out + error
+        page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+        assert "step 3 of 3" in page
+        assert "Training losses" in page
+        assert "share never seen to flip" in page  # the layers
+        assert "3 of 3" in page  # the table of runs
+    assert [r["step"] for r in Run.open(first).records()] == [1, 2, 3]
+    assert Run.open(second).config["relation_heads"] == 2
 
 
 def test_nothing_runs_before_the_button_is_pressed(backbone, tmp_path):
     config = PretrainConfig(backbone=backbone, out=str(tmp_path / "run"))
     _, names = load("pretrain").app.run(defs={"config": config, "run_now": False})
-    assert "records" not in names
+    assert names["run"].records() == []
     assert not (tmp_path / "run").exists()
 
 

@@ -30,6 +30,19 @@ def settings_form(
     Its value is None until the button is pressed; `chosen_settings` turns it into a configuration. Values
     that the configuration refuses are reported in the form.
     """
+
+    def complaint(values: Any) -> str | None:
+        try:
+            _parse(config, values)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    return settings_fields(config, main, folded).form(submit_button_label=button, validate=complaint)
+
+
+def settings_fields(config: Any, main: Sequence[str], folded: Sequence[str] | None = None) -> Any:
+    """The fields of `settings_form` without its button: every entry counts at once; see `entered_settings`."""
     hints = get_type_hints(type(config))
     by_name = {item.name: item for item in fields(config)}
     behind = [name for name in by_name if name not in main] if folded is None else folded
@@ -41,20 +54,17 @@ def settings_form(
     if behind:
         rows = _rows([by_name[name] for name in behind])
         page += f"<details><summary>{len(behind)} more settings</summary>{rows}</details>"
-
-    def complaint(values: Any) -> str | None:
-        try:
-            _parse(config, values)
-        except ValueError as error:
-            return str(error)
-        return None
-
-    return mo.Html(page).batch(**inputs).form(submit_button_label=button, validate=complaint)
+    return mo.Html(page).batch(**inputs)
 
 
 def chosen_settings(config: Config, form: Any) -> Config:
     """`config` with what was entered in its form; `config` itself if the form was not submitted."""
     return config if form.value is None else _parse(config, form.value)
+
+
+def entered_settings(config: Config, entered: Any) -> Config:
+    """`config` with what was entered in its `settings_fields`; ValueError says what it refuses."""
+    return _parse(config, entered.value)
 
 
 def follow(
@@ -100,8 +110,8 @@ def training_page(records: Sequence[Record]) -> Any:
     left = (int(last["steps"]) - int(last["step"])) * sum(recent) / len(recent)
     line = f"**{last['stage']}**: step {last['step']:,} of {last['steps']:,}"
     if left > 0:
-        line += f", {last['tokens_per_second']:,.0f} tokens/s, about {_duration(left)} left"
-    return mo.vstack([mo.md(line), loss_curves(records)])
+        line += f", {last['tokens_per_second']:,.0f} tokens/s, about {duration(left)} left"
+    return mo.vstack([mo.md(line), plot(loss_curves(records))])
 
 
 @contextmanager
@@ -129,7 +139,8 @@ def log_to_console() -> None:
         logging.getLogger("bitembed").setLevel(logging.INFO)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
     return (
         f"{seconds:.0f} s"
         if seconds < 100
