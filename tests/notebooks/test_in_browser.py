@@ -31,7 +31,7 @@ def test_convert(browser, backbone, examples, tmp_path):
         second.open(address)
         first.page.get_by_role("button", name="Convert").click()
         before = first.drawn(title)
-        first.choose("Projection", "attention.output.dense")
+        first.choose("attention.output.dense", "Projection")
         after = first.drawn(title, other_than=before)
         assert after != before
         assert second.plot(title).count() == 0
@@ -54,7 +54,7 @@ def test_storage_explorer(browser, backbone, tmp_path):
             visitor.page.get_by_role("button", name="Encode").click()
         before = first.drawn(title)
         assert second.drawn(title) == before
-        first.choose("Rescore with", "int8")
+        first.choose("int8", "Rescore with")
         after = first.drawn(title, other_than=before)
         assert len(json.loads(after)) > len(json.loads(before))  # rings for what was found without rescoring
         first.settle()

@@ -11,25 +11,26 @@ from workbench.recipes.stages import StagesConfig
 
 
 class Move(NamedTuple):
-    """The label of a dropdown or a group of radio buttons, an option of it, and the title of a figure that this changes."""
+    """An option of a dropdown or of radio buttons, the title of the figure that shows it, and the label if it takes one."""
 
-    label: str
     option: str
     figure: str
+    label: str = ""
 
 
 RECALL = "How many of float32's 10 nearest each format finds"
 APPS: dict[str, tuple[Move, ...]] = {
-    "convert": (Move("Projection", "attention.self.query", "Latent weights and their ternary values"),),
+    "convert": (Move("attention.self.query", "Latent weights and their ternary values"),),
     "pretrain": (),
     "distill": (),
     "attention_relations": (
-        Move("", "V-V", "Teacher"),
-        Move("Layer", "0", "Student before distillation"),
+        Move("V-V", "Teacher"),
+        Move("0", "Student before distillation", "Layer"),
     ),
     "storage_explorer": (
-        Move("Rescore with", "int8", RECALL),
-        Move("Scoring", "symmetric", RECALL),
+        Move("int8", RECALL, "Rescore with"),
+        Move("symmetric", RECALL),
+        Move("Memory", "Memory", "Show"),
     ),
     "deploy": (),
 }

@@ -79,13 +79,15 @@ class AppPage:
         paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
         return float(self.page.evaluate(paint)) / 1000
 
-    def choose(self, label: str, option: str) -> None:
-        """Set the dropdown with this label to an option; or, of the radio buttons under this label, press that one."""
-        dropdown = self.page.get_by_label(label, exact=True).and_(self.page.locator("select"))
+    def choose(self, option: str, label: str = "") -> None:
+        """Choose an option of a dropdown, of the one with this label if several have it, or of radio buttons."""
+        dropdowns = self.page.locator("select", has=self.page.locator("option", has_text=option))
+        if label:
+            dropdowns = dropdowns.and_(self.page.get_by_label(label, exact=True))
         button = self.page.get_by_role("radio", name=option, exact=True)
-        dropdown.or_(button).first.wait_for()
-        if dropdown.count():
-            dropdown.select_option(option)
+        dropdowns.or_(button).first.wait_for()
+        if dropdowns.count():
+            dropdowns.first.select_option(option)
         else:
             button.click()
 

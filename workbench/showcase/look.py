@@ -43,12 +43,12 @@ def visit(browser: Browser, name: str, address: str, size: tuple[int, int], pict
         readable = time.monotonic() - began
         app.settle(PATIENCE)
         for move in APPS[name]:
-            before = app.drawn(move.figure)
             try:
-                app.choose(move.label, move.option)
+                before = app.drawn(move.figure) if app.plot(move.figure).count() else None
+                app.choose(move.option, move.label)
                 app.drawn(move.figure, other_than=before)
             except (TimeoutError, BrowserError) as error:
-                wrong.append(f"{move.label} = {move.option} does not change {move.figure!r}: {error}")
+                wrong.append(f"{move.option} does not change {move.figure!r}: {error}")
         app.settle()
         settled = time.monotonic() - began
         app.picture(picture)

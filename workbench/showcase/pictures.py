@@ -21,7 +21,7 @@ SCALE = 1.5  # sharp on fine screens, and still a small file
 def storage_explorer(app: AppPage) -> Sequence[Locator]:
     """Formats against recall, rescored, and the controls above."""
     before = app.drawn(RECALL)
-    app.choose("Rescore with", "int4-fitted")
+    app.choose("int4-fitted", "Rescore with")
     app.drawn(RECALL, other_than=before)
     return [app.page.get_by_text("Scoring", exact=True), app.plot(RECALL)]
 
