@@ -112,7 +112,9 @@ class AppPage:
     def show_whole(self) -> None:
         """Make the window as high as the app, so that all of it is in view."""
         width, height = self._size
-        whole = self.page.evaluate("document.querySelector('#App').scrollHeight")
+        app = self.page.locator("#App")
+        app.evaluate("app => app.scrollTo(0, 0)")
+        whole = app.evaluate("app => app.scrollHeight")
         self.page.set_viewport_size({"width": width, "height": max(height, whole)})
 
     def picture(self, path: Path, parts: Sequence[Locator] = (), margin: float = 12) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from workbench.config import parse_config
+from workbench.deploy import DeployConfig
 from workbench.explorer.corpus import ExplorerConfig
 from workbench.recipes.convert import ConvertConfig
 from workbench.recipes.pretrain import PretrainConfig
@@ -17,6 +18,7 @@ CONFIGS = {
     "distill": StagesConfig,
     "attention_relations": RelationsConfig,
     "storage_explorer": ExplorerConfig,
+    "deploy": DeployConfig,
 }
 
 
