@@ -23,7 +23,8 @@ CONFIGS = {
 
 
 def test_every_notebook_is_shown():
-    assert {path.stem for path in NOTEBOOKS.glob("*.py")} <= set(NAMES)
+    without_server = {"storage_explorer_page"}
+    assert {path.stem for path in NOTEBOOKS.glob("*.py")} == set(NAMES) | without_server
 
 
 @pytest.mark.parametrize("name", CONFIGS)
