@@ -1,6 +1,5 @@
 """Training examples that stay on disk, or on the hub, and are read a block at a time."""
 
-import logging
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,8 +22,6 @@ from workbench.catalog.user_examples import (
 
 if TYPE_CHECKING:
     from workbench.catalog.overlap import OverlapFilter
-
-logger = logging.getLogger("bitembed")
 
 BLOCKS_SAMPLED = 8
 
@@ -105,6 +102,7 @@ class StreamedSource:
         return self._kept(self._read(block, negatives))
 
     def sample(self, count: int, generator: np.random.Generator) -> list[Example]:
+        """Up to `count` examples drawn at random from several blocks, none twice and without negatives."""
         found: list[Example] = []
         order = generator.permutation(len(self.blocks)).tolist()
         share = -(-count // min(BLOCKS_SAMPLED, len(order)))
@@ -117,6 +115,7 @@ class StreamedSource:
         return found
 
     def without(self, texts: Set[str]) -> Self:
+        """The source without the examples that have one of `texts`."""
         return replace(self, held_out=self.held_out | texts)
 
     def limited(self, limit: int, seed: int) -> Self:

@@ -50,7 +50,7 @@ class Imitated:
 
     @torch.no_grad()
     def embeddings(self, tokens: Tokens, chunk: int | None = None) -> Tensor:
-        """Embeddings (N, d) of tokens (N, T), which go through the teacher `chunk` at a time."""
+        """Embeddings (N, d) of tokens (N, T), about `chunk` of which, with padding, go through the teacher at once."""
         if self.vectors is None:
             return self._computed(tokens, chunk)
         keys_N = token_keys(tokens)

@@ -29,7 +29,7 @@ Examples = list[tuple[int, Example]]
 
 
 class Epoch(NamedTuple):
-    """Which blocks are read when. A window's first batch has the number of the last one's end."""
+    """Which blocks are read when; a window's first batch follows the last one of the window before."""
 
     order_G: NDArray[np.int64]  # blocks
     firsts_W: NDArray[np.int64]  # place in the order of each window's first block
