@@ -46,7 +46,7 @@ class DeployConfig:
     repeats: int = option(3, "timed runs, of which the median counts")
     input: str = option(
         "ret_consumer_contracts",
-        "texts: a JSONL or Parquet file (field `text`), a folder of them, hub:..., or the documents of a retrieval "
+        "texts: a JSONL or Parquet file with a field text, a folder of them, hub:..., or the documents of a retrieval "
         "task of the catalog",
     )
     precision: str = option(

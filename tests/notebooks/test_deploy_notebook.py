@@ -66,5 +66,7 @@ def test_script_and_saved_page_honour_their_arguments(settings, tmp_path):
         assert (tmp_path / folder / f"texts-{precision}.safetensors").is_file()
     assert " tokens a text: " in error
     assert "9 texts as int2-fitted" in error
-    assert "bitembed encode" in page.read_text(encoding="utf-8")
+    html = page.read_text(encoding="utf-8")
+    assert "ms to encode the query" in html
+    assert "texts-binary.safetensors" in html
     assert (refused, "no precision 'int3'" in usage) == (2, True)
