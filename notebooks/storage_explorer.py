@@ -30,11 +30,11 @@ def _():
     mo.md(r"""
     # How small can a vector be?
 
-    An embedder turns a text into some hundred numbers. Stored in `float32`, a million texts take gigabytes of memory,
-    and a search reads all of it for every query. The same vectors can be stored with fewer **bits** per number, or with
-    fewer **dimensions**; the query may be stored the same way (*symmetric*) or stay as it is (*float queries*); and what
-    a small code finds can be **rescored** with a larger one. Each choice costs some accuracy. How much, for which task,
-    and what it saves in money is what this page shows.
+    An embedder turns a text into some hundred numbers. In `float32`, a million vectors of 384 numbers take 1.5 GB of
+    memory, and a search reads all of it for every query. The same vectors can be stored with fewer **bits** per number,
+    or with fewer **dimensions**; the query may be stored the same way (*symmetric*) or stay as it is (*float queries*);
+    and what a small code finds can be **rescored** with a larger one. Each choice costs some accuracy. How much, for
+    which task, and what it saves in money is what this page shows.
     """)
     return
 
@@ -62,7 +62,7 @@ def _():
 def _(config):
     with errors_in_words():
         files = find_results(config.results)
-    with_teacher = [path for path, rows in files.items() if any(row.teacher for row in rows)]
+    with_teacher = [name for name, rows in files.items() if any(row.teacher for row in rows)]
     chosen_files = mo.ui.multiselect(list(files), value=with_teacher or list(files), label="Results")
     base = mo.ui.radio(
         {"the teacher": "teacher", "own float32": "float32"}, "the teacher", label="100 % is", inline=True
@@ -73,7 +73,7 @@ def _(config):
 
 @app.cell
 def _(base, chosen_files, files):
-    scores = [row for path in chosen_files.value for row in files[path]]
+    scores = [row for name in chosen_files.value for row in files[name]]
     retention_against_bytes(scores, base.value)
     return (scores,)
 

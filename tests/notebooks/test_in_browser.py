@@ -43,7 +43,7 @@ def test_storage_explorer(browser, backbone, tmp_path):
     texts = [f"text {number} of {word}" for number in range(20) for word in ("cats", "dogs")]
     corpus.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
     arguments = ("--model", backbone, "--corpus", str(corpus), "--documents", "30", "--queries", "5")
-    title = "How many of float32's 10 nearest each format finds"
+    title = "Share of 10 neighbours found"
     with (
         serve("storage_explorer", arguments) as address,
         AppPage(browser) as first,

@@ -97,7 +97,7 @@ def test_storage_explorer(kernel, backbone, examples, tmp_path):
     move = "draw_recall.widget.children[1].value = 'int8'"
     draw = "draw_recall(True, 'int8', 4, 90)"
     drawn, shown = execute(kernel, "storage_explorer", config, after=[move, draw])
-    title = "How many of float32's 10 nearest each format finds"
+    title = "Share of 10 neighbours found"
     assert shown[title] == drawn[title]
     assert set(shown) == {title, "What is kept, at how many bytes", "Money per month"}
 

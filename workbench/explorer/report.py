@@ -114,7 +114,7 @@ def exploration(
             "queries": len(live.corpus.queries),
             "top": live.formats.top,
         },
-        "retention": {Path(path).stem: [asdict(row) for row in rows] for path, rows in files.items()},
+        "retention": {name: [asdict(row) for row in rows] for name, rows in files.items()},
         "recall": [asdict(row) for setting in settings for row in live.recalls(live.precisions, setting)],
         "neighbours": [
             {name: answers[0]._asdict() for name, answers in columns.items()}

@@ -48,7 +48,7 @@ class StoredScore:
 
 
 def find_results(specs: Iterable[str]) -> dict[str, list[StoredScore]]:
-    """The scores of every results file that is named, or matched by a pattern, by path.
+    """The scores of every results file that is named, or matched by a pattern, by the shortest name that tells it apart.
 
     Files that a pattern matches are passed over when they hold something else.
 
@@ -65,7 +65,18 @@ def find_results(specs: Iterable[str]) -> dict[str, list[StoredScore]]:
             content = read_json(path)
             if _is_evaluation(content) or _is_format_table(content):
                 found[path] = read_scores(path)
-    return found
+    names = short_names(list(found))
+    return {names[path]: rows for path, rows in found.items()}
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """For each path its last parts, as many as tell all of them apart, without the suffix."""
+    parts = {path: Path(path).with_suffix("").parts for path in paths}
+    for depth in range(1, max(map(len, parts.values()), default=0) + 1):
+        names = {path: "/".join(part[-depth:]) for path, part in parts.items()}
+        if len(set(names.values())) == len(paths):
+            return names
+    return {path: path for path in paths}
 
 
 def read_scores(path: str | Path) -> list[StoredScore]:

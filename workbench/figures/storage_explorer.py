@@ -85,7 +85,7 @@ def recall_against_bytes(
         wanted: a share of neighbours to draw as a line.
         top: neighbours that are looked for.
     """
-    title = f"How many of float32's {top} nearest each format finds"
+    title = f"Share of {top} neighbours found"
     if not recalls:
         return empty_figure(title, "choose a format")
     kept = {row.setting.precision: split_name(row.setting.precision)[1] for row in recalls}
@@ -129,8 +129,8 @@ def recall_against_bytes(
     bytes_axis(figure, [row.bytes_searched for row in recalls])
     low = min(row.recall for row in (*recalls, *before))
     figure.update_yaxes(title_text=f"recall@{top}", ticksuffix=" %", range=[max(0, 100 * low - 8), 103])
-    queries = "float queries" if recalls[0].setting.float_queries else "queries stored like the vectors"
-    return styled(figure, title, f"{queries}; bytes are those compared with every query", height=480)
+    queries = "float queries" if recalls[0].setting.float_queries else "symmetric: queries stored alike"
+    return styled(figure, title, f"by exact float32 search; {queries}", height=480)
 
 
 def cheapest_in_words(recalls: Sequence[Recall], wanted: float) -> str:

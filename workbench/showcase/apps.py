@@ -18,7 +18,7 @@ class Move(NamedTuple):
     label: str = ""
 
 
-RECALL = "How many of float32's 10 nearest each format finds"
+RECALL = "Share of 10 neighbours found"
 APPS: dict[str, tuple[Move, ...]] = {
     "convert": (Move("attention.self.query", "Latent weights and their ternary values"),),
     "pretrain": (),

@@ -65,11 +65,11 @@ def test_a_base_that_is_not_positive_gives_no_retention(tmp_path):
 
 def test_patterns_pass_over_what_is_something_else(tmp_path):
     one_format = EVALUATION | {"mean": {"float16": 0.5, "untrained": 0.2}}
-    good = write(tmp_path, "good.json", EVALUATION)
+    write(tmp_path, "good.json", EVALUATION)
     bad = write(tmp_path, "bad.json", {"rows": []})
     single = write(tmp_path, "single.json", one_format)
     write(tmp_path, "list.json", [1])
-    assert list(find_results([str(tmp_path / "*.json"), str(tmp_path / "none" / "*.json")])) == [good]
+    assert list(find_results([str(tmp_path / "*.json"), str(tmp_path / "none" / "*.json")])) == ["good"]
     for named in (bad, single):
         with pytest.raises(ValueError, match="expected results of `bitembed evaluate`"):
             find_results([named])
@@ -77,11 +77,22 @@ def test_patterns_pass_over_what_is_something_else(tmp_path):
         find_results([str(tmp_path / "absent.json")])
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for run, model in (("first", "a"), ("second", "b")):
+        (tmp_path / run).mkdir()
+        write(tmp_path / run, "results.json", EVALUATION | {"model": model})
+    found = find_results([str(tmp_path / "*" / "results.json")])
+    assert {name: rows[0].model for name, rows in found.items()} == {
+        "first/results": "a",
+        "second/results": "b",
+    }
+
+
 def test_committed_results_are_understood():
     found = find_results([str(RESULTS / "*.json")])
-    assert {"evaluation_minilm_full", "storage_formats_minilm"} <= {Path(path).stem for path in found}
+    assert {"evaluation_minilm_full", "storage_formats_minilm"} <= found.keys()
     content = json.loads((RESULTS / "evaluation_minilm_full.json").read_text(encoding="utf-8"))
-    rows = found[str(RESULTS / "evaluation_minilm_full.json")]
+    rows = found["evaluation_minilm_full"]
     for row in rows:
         if row.kind == "mean":
             assert row.retention("teacher") == pytest.approx(content["retention"][row.way])
