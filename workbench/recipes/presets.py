@@ -101,7 +101,7 @@ def _language_model(backbone: str, relation_layer: int, learning_rate: float) ->
         PretrainConfig(
             backbone=backbone,
             out=f"runs/{backbone}-1gpu/pretrain",
-            pairs="offline",  # what is at hand; name hub data sets for the paper's mixture
+            pairs="offline",  # what is at hand; a mixture.json of shards for the paper's amounts
             steps=5000,
             batch_size=4096,  # the lineage (mE5) takes 32k, on many GPUs
             chunk_tokens=16_384,  # what their activations take: docs/training-at-scale.md
