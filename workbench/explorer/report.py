@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bitembed_core.files import write_json
+from workbench.cli import public_name
 from workbench.environment import environment
 from workbench.explorer.corpus import ExplorerConfig
 from workbench.explorer.formats import RESCORERS, Setting
@@ -53,7 +54,7 @@ def write_exploration(
     write_report(
         out / "report.html",
         "How small can a vector be?",
-        f"{len(live.corpus.texts):,} texts of {live.corpus.name}, encoded by {config.model} "
+        f"{len(live.corpus.texts):,} texts of {public_name(live.corpus.name)}, encoded by {public_name(config.model)} "
         f"(kernel {live.corpus.embedder.kernel}), in every storage format; and scores from {len(files)} results files.",
         [
             Section("What is kept", "", figures),
@@ -102,14 +103,14 @@ def exploration(
         "environment": environment(),
         "config": asdict(config),
         "model": {
-            "name": config.model,
+            "name": public_name(config.model),
             "weights": weights_fingerprint(embedder),
             "kernel": embedder.kernel,
             "dimension": live.formats.dimension,
             "max_length": embedder.max_length,
         },
         "corpus": {
-            "name": live.corpus.name,
+            "name": public_name(live.corpus.name),
             "texts": len(live.corpus.texts),
             "queries": len(live.corpus.queries),
             "top": live.formats.top,
