@@ -61,3 +61,21 @@ def test_storage_explorer(browser, backbone, tmp_path):
         second.settle()
         assert second.drawn(title) == before
         assert first.errors == second.errors == []
+
+
+def test_a_click_on_a_relation_map_shows_that_row(browser, backbone, tmp_path):
+    arguments = ("--teacher", backbone, "--texts", "cats", "--out", str(tmp_path / "out"), "--run")
+    with serve("attention_relations", arguments) as address, AppPage(browser) as visitor:
+        visitor.open(address)
+        before = visitor.drawn("Teacher")
+        visitor.page.get_by_role("radio", name="K-K").click()
+        assert visitor.drawn("Teacher", other_than=before) != before
+        cells = visitor.plot("Teacher").locator(".nsewdrag").first
+        cells.scroll_into_view_if_needed()
+        box = cells.bounding_box()
+        third_of_six = box["x"] + box["width"] * 2.5 / 6, box["y"] + box["height"] * 2.5 / 6
+        visitor.page.mouse.move(*third_of_six)
+        visitor.page.locator(".hovertext").first.wait_for()
+        visitor.page.mouse.click(*third_of_six)
+        visitor.plot("K-K: \u201ca\u201d to \u201ca\u201d").wait_for()
+        assert visitor.errors == []
