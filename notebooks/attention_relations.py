@@ -99,19 +99,20 @@ def _(settings, states):
         given = str(settings.temperature)
         temperatures[given] = settings.temperature
     temperature = mo.ui.dropdown(temperatures, value=given, label="Temperature")
-    sample = mo.ui.dropdown(list(states), value=next(iter(states)), full_width=True)
-    own_text = mo.ui.text(placeholder="Or type your own and press Enter", full_width=True)
-    return own_text, sample, temperature
+    text, choose_text = mo.state(next(iter(states)))  # the one that was chosen or typed last
+    sample = mo.ui.dropdown(list(states), value=text(), full_width=True, on_change=choose_text)
+    own_text = mo.ui.text(
+        placeholder="Or type your own and press Enter",
+        full_width=True,
+        on_change=lambda typed: choose_text(typed if typed.strip() else sample.value),
+    )
+    return own_text, sample, temperature, text
 
 
 @app.cell
-def _(models, own_text, sample, settings, states):
+def _(models, settings, states, text):
     with errors_in_words():
-        shown_states = (
-            read(models, own_text.value, settings.max_length)
-            if own_text.value.strip()
-            else states[sample.value]
-        )
+        shown_states = states.get(text()) or read(models, text(), settings.max_length)
     pair, choose_pair = mo.state(None)  # of tokens that was clicked; another text has none yet
     return choose_pair, pair, shown_states
 
@@ -136,9 +137,8 @@ def _(heads, shown_states, temperature):
 
 @app.cell
 def _(heads, states, temperature):
-    relations = [relate(one, heads, temperature.value) for one in states.values()]
-    mean = average(relations)
-    return mean, relations
+    mean = average(relate(one, heads, temperature.value) for one in states.values())
+    return (mean,)
 
 
 @app.cell(hide_code=True)
@@ -234,9 +234,10 @@ def _():
 
 
 @app.cell
-def _(mean, relations, run_now, save_now, settings, temperature):
-    mo.stop(not (run_now or save_now.value))
-    folder = save(replace(settings, temperature=temperature.value), relations, mean)
+def _(mean, run_now, save_now, settings, shown, temperature):
+    _asked_for = run_now and temperature.value == settings.temperature
+    mo.stop(not (_asked_for or save_now.value))
+    folder = save(replace(settings, temperature=temperature.value), shown, mean)
     mo.md(f"Saved in `{folder}`.")
     return
 

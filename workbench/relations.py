@@ -6,7 +6,7 @@ relation head, and so is their divergence, `KL(R_teacher || R_student)` for ever
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,7 @@ logger = logging.getLogger("bitembed")
 Array = NDArray[np.float32]
 Phi = Literal["Q", "K", "V"]
 PHIS: tuple[Phi, ...] = ("Q", "K", "V")
+MOST_TEXTS = 100
 TEACHER, BEFORE, AFTER = "teacher", "before", "after"
 
 SAMPLE_TEXTS = (
@@ -55,7 +56,9 @@ class RelationsConfig:
         "training; none is what the student's run began with, or the teacher",
     )
     texts: str | None = option(
-        None, "a text, or a .jsonl or .parquet file of {text}; none is a few sample sentences"
+        None,
+        f"a text, or a .jsonl or .parquet file of {{text}}, of which the first {MOST_TEXTS} are read; none is a few "
+        "sample sentences",
     )
     heads: int | None = option(
         None, "heads that the relations are split into; none is as many as the teacher's attention has"
@@ -186,7 +189,7 @@ def texts_of(config: RelationsConfig) -> list[str]:
         raise ValueError(f"{config.texts} has no field `text`")
     if not all(text.strip() for text in texts):
         raise ValueError("a text to compare is empty")
-    return texts
+    return texts[:MOST_TEXTS]
 
 
 @torch.inference_mode()
@@ -269,16 +272,21 @@ def relation_heads(config: RelationsConfig, models: Mapping[str, BitEmbedder]) -
     return config.heads or int(models[TEACHER].model.config.num_attention_heads)
 
 
-def average(relations: Sequence[Relations]) -> LayerDivergence:
-    """The mean over all tokens of several texts."""
-    tokens = sum(len(one.tokens) for one in relations)
+def average(relations: Iterable[Relations]) -> LayerDivergence:
+    """The mean over all tokens of several texts, of which one at a time is held."""
+    texts = tokens = 0
+    sums: dict[str, dict[Phi, Array]] = {}
+    for one in relations:
+        texts, tokens = texts + 1, tokens + len(one.tokens)
+        for student, by_phi in one.divergence.items():
+            sum_of = sums.setdefault(student, {})
+            for phi, divergence_LRT in by_phi.items():
+                sum_of[phi] = sum_of.get(phi, 0) + divergence_LRT.sum(axis=2)
     by_head = {
-        student: {
-            phi: sum(one.divergence[student][phi].sum(axis=2) for one in relations) / tokens for phi in PHIS
-        }
-        for student in relations[0].divergence
+        student: {phi: sum_LR / np.float32(tokens) for phi, sum_LR in sum_of.items()}
+        for student, sum_of in sums.items()
     }
-    return LayerDivergence(len(relations), tokens, by_head)
+    return LayerDivergence(texts, tokens, by_head)
 
 
 def rows_of(relations: Relations, phi: Phi, layer: int, head: int, token: int) -> dict[str, Array]:

@@ -1,7 +1,6 @@
 """What a comparison of relations leaves behind: a page to look at, numbers to compute with, words to decide by."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from workbench.relations import AFTER, BEFORE, PHIS, LayerDivergence, Phi, Relat
 logger = logging.getLogger("bitembed")
 
 
-def save(config: RelationsConfig, relations: Sequence[Relations], mean: LayerDivergence) -> Path:
+def save(config: RelationsConfig, shown: Relations, mean: LayerDivergence) -> Path:
     """Write relations.json and report.html into `config.out`, log a table, and return the folder.
 
-    The report shows the first text, at the layer of the paper's choice, in relation head 0.
+    The report has the relations of one text, `shown`, at the layer of the paper's choice, in relation head 0.
     """
     folder = Path(config.out)
     write_json(folder / "relations.json", as_numbers(config, mean))
@@ -40,10 +39,14 @@ def save(config: RelationsConfig, relations: Sequence[Relations], mean: LayerDiv
         )
     ]
     for phi in PHIS:
-        tokens = token_figure(relations[0], phi, layer, head=0)
-        maps = map_figures(relations[0], phi, layer, head=0)
+        tokens = token_figure(shown, phi, layer, head=0)
+        maps = map_figures(shown, phi, layer, head=0)
         sections.append(
-            Section(f"{phi}-{phi} relations", f"Layer {layer}, head 0, of the first text.", [*maps, tokens])
+            Section(
+                f"{phi}-{phi} relations",
+                f"Layer {layer}, head 0, of a text of {len(shown.tokens)} tokens.",
+                [*maps, tokens],
+            )
         )
     write_report(
         folder / "report.html",

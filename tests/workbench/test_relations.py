@@ -12,6 +12,7 @@ from bitembed_core.attention import capture_attention_states
 from bitembed_core.losses import AttentionRelationDistillation
 from workbench.recipes.convert import ConvertConfig
 from workbench.relations import (
+    MOST_TEXTS,
     PHIS,
     SAMPLE_TEXTS,
     Relations,
@@ -182,6 +183,8 @@ def test_texts_come_from_the_command_line_or_a_file(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "first"}\n{"text": "second"}\n')
     assert texts_of(RelationsConfig(texts=str(path))) == ["first", "second"]
+    path.write_text('{"text": "same"}\n' * (MOST_TEXTS + 1))
+    assert len(texts_of(RelationsConfig(texts=str(path)))) == MOST_TEXTS
     path.write_text('{"query": "first"}\n')
     with pytest.raises(ValueError, match="no field `text`"):
         texts_of(RelationsConfig(texts=str(path)))

@@ -92,8 +92,8 @@ def plot(figure: go.Figure, on_click: Callable[[list[dict[str, Any]]], object] |
 
     `on_click` gets what was clicked, as marimo describes points: `x`, `y` and others.
     """
-    still = go.Figure(figure).update_layout(dragmode=False)
-    return mo.ui.plotly(still, config={"displayModeBar": False}, on_change=on_click)
+    figure.update_layout(dragmode=False)
+    return mo.ui.plotly(figure, config={"displayModeBar": False}, on_change=on_click)
 
 
 def side_by_side(items: Sequence[Any], narrowest: int = 340) -> Any:
