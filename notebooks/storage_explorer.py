@@ -51,7 +51,8 @@ def _():
     mo.md(r"""
     ## What is kept
 
-    Scores of real tasks, from results files. A point is one way to store vectors; the further to the left, the smaller.
+    Scores of real tasks, from results files. A point is one way to store vectors; the further to the left, the smaller,
+    and lines join the ways that nothing smaller equals.
     `int2-fitted` and the like take as many bytes as `int2`, with codes fitted to each vector. Compared with the
     *teacher*, a point also pays for making the model ternary; compared with the model's own *float32*, for storage alone.
     """)

@@ -36,7 +36,7 @@ def _():
 @app.cell
 def _(data):
     file = mo.ui.dropdown(list(data["retention"]), next(iter(data["retention"])), label="Results")
-    mo.vstack([mo.md("## What is kept"), file])
+    mo.vstack([mo.md("## What is kept\n\nLines join the ways to store that nothing smaller equals."), file])
     return (file,)
 
 

@@ -69,10 +69,7 @@ def retention_against_bytes(scores: Sequence[StoredScore], base: Base) -> go.Fig
     figure.add_hline(y=100, line={"color": MUTED, "width": 1, "dash": "dot"})
     bytes_axis(figure, [row.bytes_per_vector for rows in groups.values() for row in rows])
     figure.update_yaxes(title_text=f"% of {BASE_LABELS[base]}", ticksuffix=" %")
-    subtitle = (
-        f"{', '.join(models)}; lines join what nothing smaller equals; the vertical axis does not start at 0"
-    )
-    return styled(figure, title, subtitle, height=520)
+    return styled(figure, title, f"{', '.join(models)}; the axis does not start at 0", height=520)
 
 
 def recall_against_bytes(
@@ -90,6 +87,7 @@ def recall_against_bytes(
         return empty_figure(title, "choose a format")
     kept = {row.setting.precision: split_name(row.setting.precision)[1] for row in recalls}
     lengths = sorted(set(kept.values()), key=lambda length: -float("inf") if length is None else -length)
+    widest = max(row.bytes_searched for row in recalls)
     figure = go.Figure()
     first = {row.setting.precision: row for row in before}
     for length, colour in zip(lengths, PALETTE * len(lengths), strict=False):
@@ -114,9 +112,7 @@ def recall_against_bytes(
             text=[row.setting.precision for row in rows] if colour == PALETTE[0] else None,
             customdata=[[row.setting.precision, _beside(row)] for row in rows],
             mode="markers+text",
-            textposition=[
-                "top left" if "fitted" in row.setting.precision else "bottom right" for row in rows
-            ],
+            textposition=[_label_place(row, widest) for row in rows],
             textfont={"size": 11, "color": colour},
             name=name,
             legendgroup=name,
@@ -130,7 +126,7 @@ def recall_against_bytes(
     low = min(row.recall for row in (*recalls, *before))
     figure.update_yaxes(title_text=f"recall@{top}", ticksuffix=" %", range=[max(0, 100 * low - 8), 103])
     queries = "float queries" if recalls[0].setting.float_queries else "symmetric: queries stored alike"
-    return styled(figure, title, f"by exact float32 search; {queries}", height=480)
+    return styled(figure, title, f"of float32's nearest; {queries}", height=480)
 
 
 def cheapest_in_words(recalls: Sequence[Recall], wanted: float) -> str:
@@ -205,6 +201,13 @@ PLAN_MEASURES: Mapping[str, tuple[str, Callable[[Plan, Prices], float]]] = {
     "Disk": ("GB", lambda row, _: row.bytes_on_disk / 1e9),
     "Time per query": ("seconds", lambda row, _: row.seconds_per_query),
 }
+
+
+def _label_place(row: Recall, widest: int) -> str:
+    """Formats of one size come in pairs, and the widest stand at the edge."""
+    if "fitted" in row.setting.precision:
+        return "top left"
+    return "bottom left" if row.bytes_searched == widest else "bottom right"
 
 
 def _beside(row: Recall) -> str:
