@@ -115,6 +115,9 @@ def test_shards_are_shards_and_leave_whole_files(
     assert sum(held[shards]) == pytest.approx(held[copies][0], rel=0.01)
     assert max(held[shards]) < 0.55 * held[copies][0]
 
+    # Scales of Eq 1 over shards, instead of over whole tensors, would be other scales.
+    losses_agree(*(records(folder.with_name("ternary"))[:1] for folder in (copies, shards)), rel=1e-5)
+
     checkpoints = [Run(folder / "run").checkpoints()[-1] for folder in (one, shards)]
     assert {path.suffix for path in checkpoints[1].iterdir()} == {".safetensors", ".json"}
     plain = []

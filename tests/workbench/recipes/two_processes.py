@@ -66,7 +66,8 @@ def prepared(models: Path, out: Path, ternary: bool, keep_vectors: bool = False,
     student = BitEmbedder.from_pretrained(models / "student", device="cpu")
     if ternary:
         student.convert()
-        learn_scales(student.model)  # parameters of a single number, of which a process may have no part
+        if models.name == "qwen3":  # parameters of a single number, of which a process may have no part
+            learn_scales(student.model)
     run = Run(out / "run")
     if accelerator.is_main_process and not run.exists:
         Run.create(run.path, config)
