@@ -129,7 +129,7 @@ def divergence_by_layer(
     figure.update_xaxes(
         title_text="layer, counted from 0 as --relation-layer does", dtick=max(1, layers // 14)
     )
-    figure.update_yaxes(title_text="KL(teacher || student), nats a token", rangemode="tozero")
+    figure.update_yaxes(title_text="KL, nats a token", rangemode="tozero")
     return styled(figure, "Divergence by layer", f"mean over heads and {measured_on}", height=480)
 
 

@@ -14,7 +14,7 @@ from workbench.showcase.chromium import AppPage, chromium
 from workbench.showcase.look import PATIENCE
 from workbench.showcase.serving import serve
 
-SIZE = (1000, 900)
+SIZE = (1300, 900)
 SCALE = 1.5  # sharp on fine screens, and still a small file
 
 

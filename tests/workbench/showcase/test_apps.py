@@ -1,5 +1,8 @@
 """Settings of the shown notebooks: every notebook has some, and its own command line takes them."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from workbench.config import parse_config
@@ -10,6 +13,7 @@ from workbench.recipes.pretrain import PretrainConfig
 from workbench.recipes.stages import StagesConfig
 from workbench.relations import RelationsConfig
 from workbench.showcase.apps import NAMES, ShowcaseConfig, arguments
+from workbench.showcase.pictures import PICTURES
 from workbench.showcase.serving import NOTEBOOKS
 
 CONFIGS = {
@@ -43,3 +47,12 @@ def test_what_is_trained_on_the_way_is_shown_unless_a_model_is_named():
 def test_unknown_notebooks_are_refused():
     with pytest.raises(ValueError, match="no notebook 'train'; there are convert, "):
         ShowcaseConfig(notebooks=("train",))
+
+
+def test_readme_shows_small_pictures_that_are_there():
+    shown = re.findall(
+        r"\((docs/images/[^)]+)\)", (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
+    )
+    assert {Path(name).stem for name in shown} == set(PICTURES)
+    for name in shown:
+        assert 0 < (NOTEBOOKS.parent / name).stat().st_size < 300_000
