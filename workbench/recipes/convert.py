@@ -24,6 +24,7 @@ from workbench.activations import InputRecorder, InputSizes
 from workbench.catalog.examples import unlabelled_texts
 from workbench.catalog.models import load_embedder
 from workbench.config import option
+from workbench.memory import give_back
 from workbench.runs import Run
 
 logger = logging.getLogger("bitembed")
@@ -101,6 +102,7 @@ def convert(config: ConvertConfig) -> Converted:
             f"calibration_size and held_out_size ask for {wanted}"
         )
     calibration, held_out = texts[: config.calibration_size], texts[config.calibration_size :]
+    give_back()  # a model that was converted before in this process
     embedder = load_embedder(config.backbone, trainable=True)
     logger.info("embedding %d texts with %s", len(held_out), config.backbone)
     linears = list(block_linears(embedder.model))
