@@ -13,9 +13,9 @@ The terms of the loss that are on are there by name, each times its weight: cont
 relations, regression, spread_out; with several output precisions also contrastive_1bit, contrastive_int2-fitted and so on.
 relation_ratio is relations / contrastive. pressure is how much of the rounding of weights this step was
 trained with, 0 to 1; the dev score is of the ternary model whatever it is.
-Every `dev_every` steps there is dev_ndcg, nDCG@10 on examples held
-out of training, and with a teacher dev_retention, the share of its own. The last record of a run also has the
-folders that it wrote: latent and, if ternary, model."""
+Every `dev_every` steps there is dev_ndcg, nDCG@10 on examples held out of training, and with a teacher dev_retention,
+the share of its own; the first record of such a run has both from before training too, as dev_ndcg_before and
+dev_retention_before. The last record of a run also has the folders that it wrote: latent and, if ternary, model."""
 
 TRIPLETS_HELP = (
     "examples with hard negatives: a mix, source names with commas, a JSONL or Parquet file, hub:<data set>; or read "
