@@ -136,8 +136,11 @@ class Training:
             yield so_far[-1]
             return
         scores = [float(record["dev_ndcg"]) for record in so_far if "dev_ndcg" in record]
+        before = {} if done else self.measured(0)
         for step in range(done, self.config.steps):
             record = self.step(step) | self.measured(step + 1)
+            if step == 0:
+                record |= {f"{name}_before": value for name, value in before.items()}
             if "dev_ndcg" in record:
                 scores.append(float(record["dev_ndcg"]))
             is_last = step + 1 == self.config.steps or self.without_progress(scores)

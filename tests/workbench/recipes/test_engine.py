@@ -142,9 +142,12 @@ def trained_plainly(make: Make) -> torch.nn.Module:
 
 def test_held_out_examples_are_measured_now_and_then(make_training: Make) -> None:
     training = make_training(TinyConfig(steps=5, dev_every=2, dev_examples=8))
+    dev = training.dev_set
+    untrained = dev.ndcg(training.student, 40)
     records = list(training.records())
     assert [r["step"] for r in records if "dev_ndcg" in r] == [2, 4, 5]
-    dev = training.dev_set
+    assert [r["dev_ndcg_before"] for r in records if "dev_ndcg_before" in r] == [untrained]
+    assert records[0]["dev_retention_before"] == pytest.approx(untrained / dev.ndcg(training.teacher, 40))
     reloaded = BitEmbedder.from_pretrained(training.run.latent, device="cpu")
     expected = dev.ndcg(reloaded, 40)  # of the weights as they are now
     assert records[-1]["dev_ndcg"] == expected
@@ -154,9 +157,9 @@ def test_held_out_examples_are_measured_now_and_then(make_training: Make) -> Non
 def test_training_stops_when_the_dev_score_no_longer_grows(
     make_training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """0.1, 0.5, 0.4, 0.5: at the second one without a better score."""
+    """0.1, 0.5, 0.4, 0.5: at the second one without a better score; the one from before training does not count."""
     config = TinyConfig(steps=10, dev_every=1, dev_examples=8, patience=2, save_every=2, **CONTRASTIVE_ONLY)
-    scores = iter([0.1, 0.5, 0.4, 0.5, 0.9])
+    scores = iter([0.9, 0.1, 0.5, 0.4, 0.5, 0.9])
     monkeypatch.setattr(DevSet, "ndcg", lambda *_: next(scores))
     interrupted = list(islice(make_training(config).records(), 2))
     stopped = make_training(config)  # it remembers the scores before the interruption
