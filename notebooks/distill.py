@@ -134,15 +134,15 @@ def _():
 @app.cell
 def _():
     job = Job(__file__)
-    get_state, set_state = mo.state("new")
+    get_state, set_state = mo.state("new", allow_self_loops=True)  # a button draws its own cell anew
     return get_state, job, set_state
 
 
 @app.cell
 def _(get_state, job, set_state, settings):
     get_state()
-    pressed, ticks = training_app.buttons(job, settings, set_state), training_app.pulse(job, settings)
-    mo.hstack([pressed.hstack(justify="start"), ticks], wrap=True)
+    pressed, ticks = training_app.buttons(job, settings, set_state), training_app.pulse()
+    training_app.control_row(pressed, ticks, job.standing(settings))
     return (ticks,)
 
 

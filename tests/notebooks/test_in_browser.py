@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from workbench.runs import Run
 from workbench.showcase.chromium import PHONE, AppPage, chromium, find_chromium
 from workbench.showcase.serving import serve
 
@@ -79,3 +80,28 @@ def test_a_click_on_a_relation_map_shows_that_row(browser, backbone, tmp_path):
         visitor.page.mouse.click(*third_of_six)
         visitor.plot("K-K: \u201ca\u201d to \u201ca\u201d").wait_for()
         assert visitor.errors == []
+
+
+def test_training_is_started_paused_and_resumed(browser, backbone, examples, tmp_path):
+    arguments = (
+        *("--backbone", backbone, "--out", str(tmp_path / "run"), "--pairs", examples, "--steps", "400"),
+        *("--batch-size", "4", "--calibration-texts", "8", "--watch-every", "20"),
+    )
+    with serve("pretrain", arguments) as address, AppPage(browser) as app:
+        app.open(address)
+        app.page.get_by_role("button", name="Start", exact=True).click()
+        app.page.get_by_text("Training in").wait_for()
+        assert len(app.drawn("Training losses")) > 0
+        with AppPage(browser, PHONE) as other_tab:  # finds the run by its folder, and shares nothing else
+            other_tab.open(address)
+            other_tab.page.get_by_role("button", name="Pause", exact=True).click()
+            other_tab.page.get_by_text("Paused in").wait_for()
+            assert other_tab.errors == []
+        app.page.get_by_text("Paused in").wait_for()
+        done = len(Run.open(tmp_path / "run").records())
+        assert 0 < done < 400
+        app.page.get_by_role("button", name="Resume", exact=True).click()
+        app.page.get_by_text("Finished:").wait_for()
+        assert [r["step"] for r in Run.open(tmp_path / "run").records()] == list(range(1, 401))
+        app.page.get_by_text("Nearest neighbours, before and after").wait_for()
+        assert app.errors == []

@@ -60,12 +60,15 @@ def buttons(job: Job, config: TrainingConfig, tell: Callable[[State], None]) -> 
     )
 
 
-def pulse(job: Job, config: TrainingConfig) -> Any:
-    """What makes the cells that read it look again, every few seconds while the training of `config` is under way."""
-    busy = job.standing(config).busy
-    return mo.ui.refresh(
-        options=["1s", LOOK_EVERY, "10s", "60s"], default_interval=LOOK_EVERY if busy else None
-    )
+def pulse() -> Any:
+    """What makes the cells that read it look again every few seconds, as long as it is in the page."""
+    return mo.ui.refresh(options=["1s", LOOK_EVERY, "10s", "60s"], default_interval=LOOK_EVERY)
+
+
+def control_row(pressed: Any, ticks: Any, standing: Standing) -> Any:
+    """The buttons, and the pulse while training is under way: put there anew, since one in the page stays as it was."""
+    row = pressed.hstack(justify="start")
+    return mo.hstack([row, ticks], wrap=True) if standing.busy else row
 
 
 def standing_line(config: TrainingConfig, standing: Standing) -> Any:
