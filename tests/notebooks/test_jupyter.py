@@ -125,4 +125,4 @@ def test_distill_trains_what_is_entered(kernel, backbone, examples, tasks, tmp_p
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert set(results["tasks"]) == {"ret_letters", "sts_letters"}
     assert set(drawn) == {"Training losses", "Training health"}
-    assert set(shown) == {"What each precision keeps"}
+    assert set(shown) == {"What each precision keeps", "Dead weights"}

@@ -21,8 +21,8 @@ class Move(NamedTuple):
 RECALL = "Share of 10 neighbours found"
 APPS: dict[str, tuple[Move, ...]] = {
     "convert": (Move("attention.self.query", "Latent weights and their ternary values"),),
-    "pretrain": (),
-    "distill": (),
+    "pretrain": (Move("Flipping weights", "Flipping weights"),),
+    "distill": (Move("Flipping weights", "Flipping weights"),),
     "attention_relations": (
         Move("V-V", "Teacher"),
         Move("0", "Student before distillation", "Layer"),
@@ -73,6 +73,9 @@ def arguments(config: ShowcaseConfig) -> dict[str, list[str]]:
         max_length=48,
         contrastive_weight=0.02,
         similarity_weight=0.0,
+        dev_every=20,
+        dev_examples=100,
+        watch_every=10,
         save_every=60,
         overwrite=True,
     )
@@ -90,6 +93,9 @@ def arguments(config: ShowcaseConfig) -> dict[str, list[str]]:
         relation_weight=0.03,
         relation_heads=12,
         relation_temperature=0.1,
+        dev_every=10,
+        dev_examples=100,
+        watch_every=5,
         save_every=30,
         cap=50,
         overwrite=True,

@@ -9,6 +9,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, FloatRect, Locator, Page, Route, sync_playwright
+from playwright.sync_api import TimeoutError as BrowserTimeout
 
 from bitembed_core.files import atomic_path
 
@@ -91,9 +92,18 @@ class AppPage:
         else:
             button.click()
 
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until no cell is running, for `timeout` seconds if this takes longer than other things."""
-        self.page.locator(_BUSY).wait_for(state="detached", timeout=1000 * (timeout or self._timeout))
+    def settle(self, timeout: float | None = None, quiet: float = 0) -> None:
+        """Wait until no cell is running, and none begins within `quiet` seconds.
+
+        `timeout` replaces that of the page, for what takes longer.
+        """
+        busy = self.page.locator(_BUSY)
+        while True:
+            busy.wait_for(state="detached", timeout=1000 * (timeout or self._timeout))
+            try:
+                busy.wait_for(state="attached", timeout=max(1, 1000 * quiet))
+            except BrowserTimeout:
+                return
 
     def plot(self, title: str) -> Locator:
         """The plotly figure with this title."""

@@ -19,6 +19,7 @@ from workbench.showcase.serving import serve
 
 LATEST_PAINT = 5.0  # seconds
 PATIENCE = 1200.0  # seconds until an app has computed all that it shows
+QUIET = 3.0  # seconds in which no cell begins, after which none will
 
 
 def look(config: ShowcaseConfig) -> list[str]:
@@ -41,7 +42,7 @@ def visit(browser: Browser, name: str, address: str, size: tuple[int, int], pict
         paint = app.open(address)
         wrong = [f"first paint after {paint:.1f} s"] if paint > LATEST_PAINT else []
         readable = time.monotonic() - began
-        app.settle(PATIENCE)
+        app.settle(PATIENCE, QUIET)
         for move in APPS[name]:
             try:
                 before = app.drawn(move.figure) if app.plot(move.figure).count() else None
@@ -49,7 +50,7 @@ def visit(browser: Browser, name: str, address: str, size: tuple[int, int], pict
                 app.drawn(move.figure, other_than=before)
             except (TimeoutError, BrowserError) as error:
                 wrong.append(f"{move.option} does not change {move.figure!r}: {error}")
-        app.settle()
+        app.settle(quiet=QUIET)
         settled = time.monotonic() - began
         app.picture(picture)
         wrong += [f"console: {error}" for error in app.errors]

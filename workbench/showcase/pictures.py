@@ -11,7 +11,7 @@ from playwright.sync_api import Locator
 from workbench.config import parse_config
 from workbench.showcase.apps import RECALL, ShowcaseConfig, arguments
 from workbench.showcase.chromium import AppPage, chromium
-from workbench.showcase.look import PATIENCE
+from workbench.showcase.look import PATIENCE, QUIET
 from workbench.showcase.serving import serve
 
 SIZE = (1300, 900)
@@ -49,7 +49,7 @@ def pictures(config: ShowcaseConfig) -> None:
             path = Path(config.out) / f"{name}.png"
             with serve(name, arguments(config)[name]) as address, AppPage(browser, SIZE, scale=SCALE) as app:
                 app.open(address)
-                app.settle(PATIENCE)
+                app.settle(PATIENCE, QUIET)
                 app.picture(path, PICTURES[name](app))
             print(f"{path}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
 
