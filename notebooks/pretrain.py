@@ -77,9 +77,9 @@ def _():
     The model keeps a *latent* floating-point weight for each ternary one. Going forward, it computes with the
     rounded weight; going backward, the gradient passes the rounding as if it were not there:
 
-    $$\tilde W = W + (Q_w(W) - W)\ \text{with the bracket held constant}
-    \qquad\Rightarrow\qquad \frac{\partial \tilde W}{\partial W} = 1$$
+    $$\tilde W = W + (Q_w(W) - W), \qquad \frac{\partial \tilde W}{\partial W} = 1,$$
 
+    with the bracket held constant in the derivative.
     This is the *straight-through estimator*. A latent weight drifts a little at every step, and now and then crosses
     a threshold; then the ternary weight flips. Afterwards the latent weights are thrown away.
 
