@@ -202,9 +202,10 @@ def _(others):
 
 
 @app.cell(hide_code=True)
-def _(get_state, run, settings):
+def _(get_state, run, run_now, settings):
     get_state()
-    mo.stop(not run.finished or not PartialState().is_main_process)
+    found = run_now or (run.path / "neighbours.json").is_file()  # by the process that trained, not by the app
+    mo.stop(not run.finished or not found or not PartialState().is_main_process)
     _prose = mo.md("""
     ## Nearest neighbours, before and after
 
