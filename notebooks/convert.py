@@ -25,6 +25,7 @@ with app.setup:
         chosen_settings,
         errors_in_words,
         log_to_console,
+        plot,
         settings_form,
     )
     from workbench.footprint import bytes_by_part
@@ -100,7 +101,7 @@ def _(converted):
 @app.cell
 def _(kind, layer, names, projections):
     chosen = projections[names[kind.value][layer.value]]
-    weight_histogram(chosen.weight, float(chosen.ternary()[1]))
+    plot(weight_histogram(chosen.weight, float(chosen.ternary()[1])))
     return (chosen,)
 
 
@@ -108,7 +109,7 @@ def _(kind, layer, names, projections):
 def _(converted):
     _summary = projection_summary(converted.embedder.model)
     _numbers = mo.accordion({"The numbers: shapes, scales and gains": projection_table(_summary)})
-    mo.vstack([zero_share_by_layer(_summary), _numbers])
+    mo.vstack([plot(zero_share_by_layer(_summary)), _numbers])
     return
 
 
@@ -165,7 +166,7 @@ def _(chosen, converted, kind, names):
         {at: converted.inputs[when][name] for at, name in names[kind.value].items()}
         for when in ("before", "after")
     )
-    activation_ranges(_before, _after, kind.value, has_norm=chosen.norm is not None)
+    plot(activation_ranges(_before, _after, kind.value, has_norm=chosen.norm is not None))
     return
 
 
@@ -180,7 +181,8 @@ def _(converted):
     *calibration*. Below, the converted model is compared with the original on texts that calibration has not seen:
     with norms only, gains at one and calibrated, then with ternary weights too.
     """)
-    mo.vstack([_prose, agreement_by_text({name: a.cosines for name, a in converted.agreement.items()})])
+    _figure = agreement_by_text({name: a.cosines for name, a in converted.agreement.items()})
+    mo.vstack([_prose, plot(_figure)])
     return
 
 
@@ -204,7 +206,7 @@ def _(converted):
     chose each weight's value without regard to the others; training lets them move together, until the rounded
     model says what the original said.
     """
-    mo.vstack([_figure, mo.md(_prose)])
+    mo.vstack([plot(_figure), mo.md(_prose)])
     return
 
 
@@ -221,7 +223,7 @@ def _(converted):
     _floating = mo.accordion(
         {"What stays in floating point, and why": floating_point_table(converted.report, _model)}
     )
-    mo.vstack([_prose, bytes_bars(bytes_by_part(_model)), _floating])
+    mo.vstack([_prose, plot(bytes_bars(bytes_by_part(_model))), _floating])
     return
 
 

@@ -26,6 +26,7 @@ with app.setup:
         code_block,
         errors_in_words,
         log_to_console,
+        plot,
         settings_form,
     )
 
@@ -89,7 +90,7 @@ def _(history, loaded, measured):
     _shown = history() or (measured,)
     mo.vstack(
         [
-            speed_by_length(_shown),
+            plot(speed_by_length(_shown)),
             measurement_table(_shown),
             code_block(as_command.bench_command(loaded)),
         ]

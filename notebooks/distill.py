@@ -16,6 +16,7 @@ with app.setup:
         entered_settings,
         errors_in_words,
         log_to_console,
+        plot,
         settings_fields,
     )
     from workbench.job import Job
@@ -226,8 +227,8 @@ def _(results):
     Tasks whose text was kept out of training, scored by mteb, the usual yardstick for embedders, every precision through
     bytes that were really packed, on both sides. *Before training* is the same model made ternary and left so.
     """)
-    _figures = storage_versus_accuracy(results), retention_by_precision(results), score_table(results)
-    mo.vstack([_prose, *_figures])
+    _figures = plot(storage_versus_accuracy(results)), plot(retention_by_precision(results))
+    mo.vstack([_prose, *_figures, score_table(results)])
     return
 
 

@@ -12,7 +12,13 @@ with app.setup:
     from workbench.explorer.live import open_live
     from workbench.explorer.report import PLANNED, write_exploration
     from workbench.explorer.retention import find_results
-    from workbench.figures.interactive import chosen_settings, errors_in_words, log_to_console, settings_form
+    from workbench.figures.interactive import (
+        chosen_settings,
+        errors_in_words,
+        log_to_console,
+        plot,
+        settings_form,
+    )
     from workbench.figures.storage_explorer import (
         PLAN_MEASURES,
         cheapest_in_words,
@@ -75,7 +81,7 @@ def _(config):
 @app.cell
 def _(base, chosen_files, files):
     scores = [row for name in chosen_files.value for row in files[name]]
-    retention_against_bytes(scores, base.value)
+    plot(retention_against_bytes(scores, base.value))
     return (scores,)
 
 
@@ -128,7 +134,7 @@ def _(live, oversampling, rescore, scoring, shown, wanted):
     recalls = live.recalls(shown.value, like)
     share = wanted.value / 100
     _figure = recall_against_bytes(recalls, live.unrescored(recalls), share, live.formats.top)
-    mo.vstack([_figure, mo.md(cheapest_in_words(recalls, share))])
+    mo.vstack([plot(_figure), mo.md(cheapest_in_words(recalls, share))])
     return (like,)
 
 
@@ -214,7 +220,7 @@ def _(beside, dimension, disk_price, measure, memory_price, rate, rates, replica
     _names = ("float32", *format_names(dimension.value, shares=(1, 2)))
     plans = plan(vectors.value, dimension.value, rates, replicas.value, _names, rescore=beside.value)
     _prices = Prices(memory_price.value, disk_price.value)
-    mo.vstack([plan_bars(plans, measure.value, _prices), plan_table(plans, _prices, rate.value)])
+    mo.vstack([plot(plan_bars(plans, measure.value, _prices)), plan_table(plans, _prices, rate.value)])
     return
 
 
