@@ -103,5 +103,5 @@ def test_training_is_started_paused_and_resumed(browser, backbone, examples, tmp
         app.page.get_by_role("button", name="Resume", exact=True).click()
         app.page.get_by_text("Finished:").wait_for()
         assert [r["step"] for r in Run.open(tmp_path / "run").records()] == list(range(1, 401))
-        app.page.get_by_text("Nearest neighbours, before and after").wait_for()
+        app.page.get_by_role("heading", name="Nearest neighbours, before and after").wait_for()
         assert app.errors == []
