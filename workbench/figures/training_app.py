@@ -194,7 +194,7 @@ def _tried(estimates: Sequence[Estimate]) -> str:
     if not part:
         return "three whole steps"
     shares = " and ".join(f"{one.tried_examples} of {one.batch_size:,} examples" for one in part)
-    return f"a step with {shares}, since a whole one takes long (it needs more memory, unless `chunk` is set)"
+    return f"a step with {shares}, since a whole one takes long (it needs more memory, unless `chunk_tokens` is set)"
 
 
 def _size(count: float) -> str:
