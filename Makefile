@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TEST_JOBS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-sanitized test-arm lint notebooks pages screenshots pictures bench clean
@@ -24,7 +25,7 @@ lint: $(READY)
 	$(BIN)/marimo check --strict notebooks/
 
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 test-sanitized:  ## native operations under AddressSanitizer and UndefinedBehaviorSanitizer
 	cmake -S kernels/cpu -B build/sanitized -DBITEMBED_SANITIZE=ON

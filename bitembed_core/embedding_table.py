@@ -32,7 +32,7 @@ CLIP_SHARES = torch.linspace(1.0, 0.5, 21)  # of a group's largest value
 GROUP = {"int8": 32, "int4": 128}
 FEW_ROWS = 256  # smaller tables (token types) stay in float16: there is nothing to gain
 NIBBLE_ONES, NIBBLE_TOPS = 0x1111111111111111, 0x8888888888888888 - (1 << 64)
-ROWS_AT_ONCE = 1 << 14
+ROWS_AT_ONCE = 1 << 10  # what is made of them stays in the cache
 
 
 class QuantizedEmbedding(nn.Module):

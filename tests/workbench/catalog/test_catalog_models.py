@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
+from bitembed_core import BitEmbedder
 from workbench.catalog import models
-from workbench.catalog.models import MODELS, resolve_model
+from workbench.catalog.models import MODELS, load_embedder, resolve_model
 
 
 def make_model(folder):
@@ -100,7 +101,7 @@ def gemma_packages(tmp_path, monkeypatch):
 def test_the_gguf_parts_are_joined_in_order_and_removed(gemma_packages, monkeypatch):
     whole = b"\x01\x02\x02\x03\x03\x03\x04\x04\x04\x04"
     monkeypatch.setattr(models, "GEMMA_SHA256", hashlib.sha256(whole).hexdigest())
-    path = models.Path(resolve_model("gemma3-270m"))
+    path = models._gemma_gguf()
     assert path.read_bytes() == whole
     assert (path.parent / "GEMMA_TERMS.html").read_text() == "terms"
     assert not any(package.folder.exists() for package in models.GEMMA_PARTS)
@@ -110,3 +111,23 @@ def test_a_wrong_gguf_is_not_kept(gemma_packages):
     with pytest.raises(ValueError, match="wrong sha256"):
         resolve_model("gemma3-270m")
     assert not (models.cache_root() / "models" / "gemma3-270m").exists()
+
+
+def test_gemma_is_read_out_of_its_gguf_file_once(make_embedder, sentences, tmp_path, monkeypatch):
+    monkeypatch.setenv("BITEMBED_CACHE", str(tmp_path / "cache"))
+    tiny = make_embedder("gemma3")
+    tiny.save_pretrained(tmp_path / "tiny.gguf", layout="gguf")
+    for name in models.GEMMA_DOCUMENTS:
+        (tmp_path / name).write_text(name)
+    calls = []
+    monkeypatch.setattr(models, "_gemma_gguf", lambda: calls.append(1) or tmp_path / "tiny.gguf")
+    from_file = BitEmbedder.from_pretrained(tmp_path / "tiny.gguf", device="cpu").encode(sentences)
+    for _ in range(2):
+        folder = models.Path(resolve_model("gemma3-270m"))
+        assert (load_embedder("gemma3-270m", device="cpu").encode(sentences) == from_file).all()
+    assert len(calls) == 1
+    assert {path.name for path in folder.iterdir()} >= {
+        "model.safetensors",
+        "tokenizer.json",
+        *models.GEMMA_DOCUMENTS,
+    }

@@ -1,5 +1,9 @@
 """Compiles every Triton kernel for CUDA cards without having one; run by test_compilation.py, since Triton must not be
-interpreting. Prints a JSON list: kernel, capability, bytes of shared memory."""
+interpreting. Prints a JSON list: kernel, capability, bytes of shared memory.
+
+    python compile_kernels.py 90 [every]
+
+Without "every" products are compiled for the smallest and the largest tile, and gated ones with one activation."""
 
 import json
 import sys
@@ -41,10 +45,11 @@ def compiled(
     return {"kernel": kernel.__name__, "capability": capability, "shared": result.metadata.shared, **options}
 
 
-def products(capability: int) -> list[dict[str, Any]]:
+def products(capability: int, every: bool) -> list[dict[str, Any]]:
     rows = []
     tiles = tuning.TILES[FAMILIES[capability]]
-    for tile in tiles:
+    ends = tiles[0], tiles[-1]
+    for tile in tiles if every else ends:
         options = {"num_warps": tile.warps, "num_stages": tile.stages}
         sizes = {"TOKENS": tile.tokens, "ROWS": tile.rows, "BYTES": tile.bytes, "GROUP": 8}
         flags = {"PROJECTIONS": 3, "PACKED": True, "HAS_BIAS": True, "HAS_RESIDUAL": True}
@@ -56,13 +61,13 @@ def products(capability: int) -> list[dict[str, Any]]:
             "y_ptr": "*bf16",
         }
         rows.append(compiled(product_kernel, capability, sizes | flags, types, **options))
-        if tile in (tiles[0], tiles[-1]):
+        if tile in ends:
             flags = {"PROJECTIONS": 1, "PACKED": False, "HAS_BIAS": False, "HAS_RESIDUAL": False}
             none = {"bias_ptr": None, "residual_ptr": None}
             types = {"x_ptr": "*i8", "w_ptr": "*i8", "y_ptr": "*bf16"}
             rows.append(compiled(product_kernel, capability, sizes | flags | none, types, **options))
             types = {"x_ptr": "*i8", "gate_ptr": "*u8", "up_ptr": "*u8", "y_ptr": "*bf16"}
-            for activation in range(3):
+            for activation in range(3 if every else 1):
                 flags = {"HAS_GATE": True, "HAS_BIAS": True, "ACTIVATION": activation}
                 rows.append(compiled(gated_kernel, capability, sizes | flags, types, **options))
     return rows
@@ -109,4 +114,4 @@ HALVES = ("first_ptr", "second_ptr")
 
 if __name__ == "__main__":
     capability = int(sys.argv[1])
-    print(json.dumps(products(capability) + others(capability)))
+    print(json.dumps(products(capability, every=sys.argv[2:] == ["every"]) + others(capability)))

@@ -1,4 +1,7 @@
-"""Every kernel compiles for the cards it is meant for, on machines without one too."""
+"""Every kernel compiles for the cards it is meant for, on machines without one too.
+
+`BITEMBED_EVERY_TILE=1` compiles them in every tile that the tuner may try, which takes minutes.
+"""
 
 import json
 import os
@@ -15,6 +18,7 @@ SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a block may have
 def test_kernels_compile(capability: int, tmp_path: Path) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, Path(__file__).with_name("compile_kernels.py"), str(capability)]
+    command += ["every"] if os.environ.get("BITEMBED_EVERY_TILE") else []
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     kernels = json.loads(done.stdout.splitlines()[-1])
