@@ -1,5 +1,6 @@
-"""A training as an app sees it. The notebook runs as a script in a process of its own: it goes on when the tab is closed,
-stops at a step boundary when it is told to, and its memory is the system's again when it ends.
+"""A training as an app sees it. The notebook runs as a script in a process of its own: it goes on when the tab is closed
+or the app's server interrupted, stops at a step boundary when it is told to, and its memory is the system's again when it
+ends.
 
 What an app shows comes from the run folders, so that another tab, or the same after a reload, finds a run that is under
 way and can pause it; nothing else is shared.
@@ -95,7 +96,12 @@ class Job:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the job is forgotten)
         command = [sys.executable, str(self.notebook), *to_arguments(config), "--run"]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT, env=os.environ
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=subprocess.STDOUT,
+            env=os.environ,
+            start_new_session=True,  # Ctrl-C in the app's terminal is not meant for it
         )
 
     def _output(self) -> str:

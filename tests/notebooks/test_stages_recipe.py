@@ -1,5 +1,7 @@
 """A teacher on demand: where it starts from, where it goes, and what cannot become one."""
 
+import shutil
+
 import pytest
 
 from workbench.catalog.models import load_embedder
@@ -49,18 +51,40 @@ def test_a_paused_teacher_does_not_teach_yet(backbone, examples, tmp_path):
     assert continued == [("teacher", 1), ("teacher", 2), ("teacher", 3), ("distill", 1)]
 
 
+def test_a_run_to_be_overwritten_is_gone_before_its_teacher_is_trained(backbone, examples, tmp_path):
+    list(teach_and_distill(settings(backbone, examples, tmp_path)))
+    anew = settings(backbone, examples, tmp_path, teacher_steps=3, seed=1, overwrite=True)
+    records = teach_and_distill(anew)
+    next(records)
+    Run(tmp_path / "run-teacher").request_pause()
+    assert [r["stage"] for r in records] == ["teacher"]
+    assert not Run(tmp_path / "run").exists
+    resumed = settings(backbone, examples, tmp_path, teacher_steps=3, seed=1)
+    stages = [(r["stage"], r["step"]) for r in teach_and_distill(resumed)]
+    assert stages == [("teacher", 1), ("teacher", 2), ("teacher", 3), ("distill", 1)]
+
+
+def test_no_teacher_is_trained_for_a_folder_that_is_taken(backbone, examples, tmp_path):
+    config = settings(backbone, examples, tmp_path)
+    Run.create(config.out, config)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        next(teach_and_distill(config))
+    assert not (tmp_path / "run-teacher").exists()
+
+
 def test_teacher_is_trained_once_and_found_again(backbone, examples, tmp_path):
     config = settings(backbone, examples, tmp_path)
     stages = [(record["stage"], record["step"]) for record in teach_and_distill(config)]
     assert stages == [("teacher", 1), ("teacher", 2), ("distill", 1)]
     assert not load_embedder(config.teacher_name).is_ternary
     assert load_embedder(config.out).is_ternary
-    other = StagesConfig(**{**config.__dict__, "seed": 1})
-    with pytest.raises(ValueError, match="seed"):
-        next(teach_and_distill(other))
     again = settings(backbone, examples, tmp_path, resume=True)
     stages = [(record["stage"], record["step"]) for record in teach_and_distill(again)]
     assert stages == [("teacher", 1), ("teacher", 2), ("distill", 1)]
+    shutil.rmtree(config.out)
+    other = StagesConfig(**{**config.__dict__, "seed": 1})
+    with pytest.raises(ValueError, match="seed"):
+        next(teach_and_distill(other))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A training in a process of its own: started, paused, resumed, stopped, failed; and found again by another tab."""
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -108,6 +109,12 @@ def test_paused_by_another_tab_and_resumed(make_job, config):
     job.pause(config)
     wait_for(other_tab, config, "paused")
     assert [record["step"] for record in records_of(config)] == list(range(1, len(records_of(config)) + 1))
+
+
+def test_ctrl_c_in_the_terminal_of_the_app_does_not_reach_it(make_job, config):
+    job = make_job()
+    job.start(config)
+    assert os.getpgid(job.process.pid) == job.process.pid != os.getpgid(0)  # a terminal signals its own group
 
 
 def test_a_run_that_ends_is_finished(make_job, config):

@@ -41,7 +41,7 @@ def agreement_by_text(cosines: Mapping[str, ArrayLike]) -> go.Figure:
     figure.add_vline(x=1, line={"color": INK, "width": 1})
     figure.add_vline(x=0, line={"color": MUTED, "width": 1, "dash": "dot"})
     figure.update_yaxes(autorange="reversed", tickfont={"size": 13})
-    figure.update_xaxes(title_text="cosine to the original model's embedding of the same text")
+    figure.update_xaxes(title_text="cosine to the original's embedding")
     styled(figure, title, "one dot per text; 1 is unchanged, 0 is unrelated", 180 + 84 * len(cosines))
     return figure.update_layout(showlegend=False)
 
@@ -90,7 +90,7 @@ def similarities_before_and_after(pairs: Mapping[str, tuple[ArrayLike, ArrayLike
     figure.update_yaxes(title_text="cosine of a pair, changed model", col=1)
     subtitle = f"{len(values[0]):,} pairs of texts; darker: more pairs; dotted: unchanged"
     figure.update_annotations(font_size=12)
-    return styled(figure, title, subtitle, height=430).update_layout(margin_t=118)
+    return styled(figure, title, subtitle, height=430, above=34)
 
 
 def _broken(name: str) -> str:

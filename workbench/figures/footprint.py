@@ -39,6 +39,6 @@ def bytes_bars(forms: Mapping[str, Mapping[str, int]]) -> go.Figure:
             xshift=6,
         )
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title_text="MB (10^6 bytes)", range=[0, 1.3 * largest / 1e6])
+    figure.update_xaxes(title_text="MB (10^6 bytes)", range=[0, 1.6 * largest / 1e6])
     figure.update_layout(barmode="stack", bargap=0.35, legend_traceorder="normal")
     return styled(figure, title, "of the weights, by what they are", height=170 + 46 * len(forms))

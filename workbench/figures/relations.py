@@ -54,8 +54,8 @@ def relation_map(tokens: Sequence[str], map_TT: Array, model: str, phi: str, lar
     axis = _token_axis(tokens) | {"constrain": "domain"}
     figure.update_xaxes(axis, side="top", tickangle=-60)
     figure.update_yaxes(axis, autorange="reversed", scaleanchor="x")
-    styled(figure, LABELS[model], f"{phi}-{phi} relations; each row sums to 1", height=500)
-    return figure.update_layout(margin={"l": 8, "r": 8, "t": 130, "b": 20})
+    styled(figure, LABELS[model], f"{phi}-{phi} relations; each row sums to 1", height=500, above=46)
+    return figure.update_layout(margin={"l": 8, "r": 8, "b": 20})
 
 
 def strongest_relation(map_TT: Array) -> float:
@@ -77,16 +77,15 @@ def relation_row(
     at_column = ", ".join(f"{name} {row_T[column]:.3f}" for name, row_T in rows.items())
     figure.update_yaxes(title_text="probability")
     title = f"{phi}-{phi}: \u201c{tokens[row]}\u201d to \u201c{tokens[column]}\u201d"
-    return styled(figure, title, at_column, height=420)
+    return styled(figure, title, at_column, height=420).update_layout(LEGEND_BELOW)
 
 
 def divergence_by_token(tokens: Sequence[str], by_student: Mapping[str, Array], phi: str) -> go.Figure:
     """A bar per token and student: KL(teacher || student) of the token's row, in nats."""
     figure = _token_bars(tokens, by_student, "%{y:.4f} nats")
     figure.update_yaxes(title_text="KL(teacher || student), nats")
-    return styled(
-        figure, "Divergence by token", f"whose {phi}-{phi} relations the student gets wrong", height=420
-    )
+    styled(figure, "Divergence by token", f"whose {phi}-{phi} relations the student gets wrong", height=420)
+    return figure.update_layout(LEGEND_BELOW)
 
 
 def divergence_by_layer(
@@ -119,18 +118,16 @@ def divergence_by_layer(
             name=f"{LABELS[student]}, mean",
             hovertemplate=f"layer %{{x}}, mean {student}: %{{y:.4f}} nats<extra></extra>",
         )
-    figure.update_layout(LEGEND_BELOW)
     figure.add_vline(
         x=paper_layer,
         line={"color": INK, "width": 1, "dash": "dot"},
         annotation={"text": "the paper's choice", "font": {"color": MUTED}},
         annotation_position="top left",
     )
-    figure.update_xaxes(
-        title_text="layer, counted from 0 as --relation-layer does", dtick=max(1, layers // 14)
-    )
+    figure.update_xaxes(title_text="layer, from 0 as in --relation-layer", dtick=max(1, layers // 14))
     figure.update_yaxes(title_text="KL, nats a token", rangemode="tozero")
-    return styled(figure, "Divergence by layer", f"mean over heads and {measured_on}", height=480)
+    styled(figure, "Divergence by layer", f"mean over heads and {measured_on}", height=480)
+    return figure.update_layout(LEGEND_BELOW)
 
 
 def divergence_by_head(values_LR: Array, student: str, phi: str, largest: float) -> go.Figure:
@@ -165,7 +162,7 @@ def _token_bars(tokens: Sequence[str], by_model: Mapping[str, Array], value: str
             hovertemplate=f"<b>%{{customdata}}</b>, {name}: {value}<extra></extra>",
         )
     figure.update_xaxes(_token_axis(tokens), tickangle=-60)
-    return figure.update_layout(LEGEND_BELOW, barmode="group", bargap=0.25)
+    return figure.update_layout(barmode="group", bargap=0.25)
 
 
 def _token_axis(tokens: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One look for every figure: white, quiet, readable in print and by the colour-blind (Okabe-Ito palette)."""
 
 from collections.abc import Collection, Mapping
+from html import unescape
 
 import plotly.graph_objects as go
 
@@ -10,6 +11,12 @@ GRID = "#e7ebef"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
 BLUES = ("#9ecae1", "#6baed6", "#3f8fc5", "#1f6bb0", "#08306b")  # from few bits to many
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+
+TOP = 84  # pixels above the plot, with a title and a subtitle of one line each
+BOTTOM = 56  # pixels below it, without a legend
+LEGEND = 56  # pixels from the plot to the legend below its axis
+TITLE_CHARACTERS, SUBTITLE_CHARACTERS = 40, 56  # of a line, that a phone is wide enough for
+LINE = 19  # pixels
 
 FONT_FAMILY = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 PLOTLY_CONFIG = {
@@ -38,12 +45,12 @@ TEMPLATE = go.layout.Template(
             "font": {"size": 17},
             "subtitle": {"font": {"size": 13, "color": MUTED}},
             "x": 0,
-            "xref": "paper",
+            "xref": "container",
             "xanchor": "left",
             "yref": "container",
             "y": 1,
             "yanchor": "top",
-            "pad": {"t": 14},
+            "pad": {"t": 14, "l": 8},
         },
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
@@ -55,8 +62,8 @@ TEMPLATE = go.layout.Template(
             "font": {"family": FONT_FAMILY, "color": INK},
         },
         "modebar": {"remove": ["zoomIn2d", "zoomOut2d", "autoScale2d", "pan2d"]},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.19, "yanchor": "top"},
-        "margin": {"l": 64, "r": 24, "t": 84, "b": 56},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "yanchor": "top"},
+        "margin": {"l": 64, "r": 24, "t": TOP, "b": BOTTOM},
         "xaxis": _AXIS,
         "yaxis": _AXIS,
     }
@@ -76,12 +83,35 @@ TASK_TYPE_COLOURS: Mapping[str, str] = dict(
 )
 
 
-def styled(figure: go.Figure, title: str, subtitle: str = "", height: int = 420) -> go.Figure:
-    """Give `figure` the house template, a title, a subtitle and a height in pixels; returns it."""
+def styled(figure: go.Figure, title: str, subtitle: str = "", height: int = 420, above: int = 0) -> go.Figure:
+    """Give `figure` the house template, a title, a subtitle and a height in pixels; returns it.
+
+    Long titles are cut into lines, which make the figure higher. `above` pixels more are kept free between titles and plot.
+    """
+    heading, below = lines(title, TITLE_CHARACTERS), lines(subtitle, SUBTITLE_CHARACTERS)
+    more = LINE * (heading.count("<br>") + below.count("<br>"))
     figure.update_layout(
-        template=TEMPLATE, title={"text": title, "subtitle": {"text": subtitle}}, height=height
+        template=TEMPLATE,
+        title={"text": heading, "subtitle": {"text": below}},
+        height=height + more,
+        margin_t=TOP + more + above,
+        legend_y=-LEGEND / max(height - TOP - above - BOTTOM, 1),
     )
     return figure
+
+
+def lines(text: str, characters: int) -> str:
+    """`text`, which may have HTML in it, with line breaks between words where a line would have more than so many
+    `characters`."""
+    done: list[str] = []
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and len(unescape(longer)) > characters:
+            done.append(line)
+            longer = word
+        line = longer
+    return "<br>".join([*done, line])
 
 
 def bytes_axis(figure: go.Figure, sizes: Collection[float]) -> None:

@@ -171,9 +171,8 @@ def _panels(
         horizontal_spacing=0.04,
         column_titles=[STAGE_TITLES.get(stage, stage) for stage in by_stage],
     )
-    styled(figure, title, subtitle, height)
+    styled(figure, title, subtitle, height, above=20)
     figure.update_annotations(font_size=13)
-    figure.update_layout(legend_y=-64 / (height - 140), margin_t=104)
     figure.update_xaxes(visible=False)
     lowest: dict[int, int] = {}
     for row, panel in enumerate(shown, start=1):

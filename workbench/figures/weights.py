@@ -72,8 +72,7 @@ def weight_histogram(weights: Tensor | np.ndarray, scale: float, bins: int = 161
         "dotted: the thresholds &#177;&#916;/2; "
         f"solid: the values &#177;&#916; that remain, &#916; = mean|W| = {scale:.4f}"
     )
-    styled(figure, "Latent weights and their ternary values", subtitle, height=400)
-    return figure.update_layout(margin_t=104)
+    return styled(figure, "Latent weights and their ternary values", subtitle, height=400, above=20)
 
 
 def projection_summary(model: nn.Module) -> list[ProjectionKind]:

@@ -6,7 +6,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
+from accelerate import PartialState
+
 from bitembed_core import BitEmbedder
+from bitembed_core.files import atomic_path
 from workbench.catalog.examples import load_examples
 from workbench.catalog.models import load_embedder
 from workbench.catalog.tasks import TASKS
@@ -83,11 +86,19 @@ class StagesConfig(DistillConfig):
 def teach_and_distill(config: StagesConfig) -> Iterator[Record]:
     """The records of the teacher, if one has to be trained, then those of its student, unless the teacher was paused.
 
+    A student's run that is to be overwritten goes before its teacher is trained, so that a pause does not find it.
+
     Raises:
+        FileExistsError: there is a run in `config.out`, and it is neither to be resumed nor overwritten.
         ValueError: what the teacher would be trained from is ternary; and what the two recipes raise.
     """
     if config.teacher is None:
-        stage_0 = config.teacher_config
+        stage_0, own = config.teacher_config, Run(Path(config.out))
+        if not config.resume:
+            own.check_free(config.overwrite)
+        if config.overwrite and own.exists and PartialState().is_main_process:
+            with atomic_path(own.path) as nothing:
+                nothing.mkdir()
         if load_embedder(stage_0.backbone, trainable=True).is_ternary:
             raise ValueError(
                 f"{stage_0.backbone} is ternary and cannot become a teacher: give --teacher-backbone"
