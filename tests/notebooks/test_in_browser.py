@@ -5,16 +5,46 @@ import json
 import pytest
 
 from workbench.runs import Run
+from workbench.showcase import serving
 from workbench.showcase.chromium import PHONE, AppPage, chromium, find_chromium
 from workbench.showcase.serving import serve
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="this system has no Chromium")
+
+FAILING = """
+import marimo
+
+app = marimo.App()
+
+@app.cell
+def _():
+    import marimo as mo
+
+    mo.md("# Title")
+
+@app.cell
+def _():
+    1 / 0
+
+if __name__ == "__main__":
+    app.run()
+"""
 
 
 @pytest.fixture(scope="module")
 def browser():
     with chromium() as browser:
         yield browser
+
+
+def test_a_cell_that_fails_is_an_error(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "NOTEBOOKS", tmp_path)
+    (tmp_path / "failing.py").write_text(FAILING)
+    with serve("failing") as address, AppPage(browser) as visitor:
+        visitor.open(address)
+        visitor.page.get_by_text("Traceback", exact=True).wait_for()
+        (error,) = visitor.errors
+        assert "ZeroDivisionError" in error
 
 
 def test_convert(browser, backbone, examples, tmp_path):

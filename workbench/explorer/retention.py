@@ -114,11 +114,16 @@ def frontier(sizes: Sequence[float], values: Sequence[float]) -> list[int]:
 
 def _is_evaluation(content: Any) -> bool:
     complete = isinstance(content, dict) and {"model", "mean", "tasks", "dimension"} <= content.keys()
-    return complete and len(list(filter(is_precision, content["mean"]))) > 1
+    return (
+        complete
+        and isinstance(content["mean"], dict)
+        and len(list(filter(is_precision, content["mean"]))) > 1
+    )
 
 
 def _is_format_table(content: Any) -> bool:
-    return isinstance(content, dict) and "float32" in content.get("formats", {})
+    formats = content.get("formats") if isinstance(content, dict) else None
+    return isinstance(formats, dict) and "float32" in formats
 
 
 def _of_evaluation(results: dict[str, Any]) -> Iterator[StoredScore]:

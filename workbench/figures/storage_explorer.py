@@ -124,7 +124,7 @@ def recall_against_bytes(
         figure.add_hline(y=100 * wanted, line={"color": INK, "width": 1.5, "dash": "dash"})
     bytes_axis(figure, [row.bytes_searched for row in recalls])
     low = min(row.recall for row in (*recalls, *before))
-    figure.update_yaxes(title_text=f"recall@{top}", ticksuffix=" %", range=[max(0, 100 * low - 8), 103])
+    figure.update_yaxes(title_text=f"recall@{top}", ticksuffix=" %", range=[max(0, 100 * low - 8), 108])
     queries = "float queries" if recalls[0].setting.float_queries else "symmetric: queries stored alike"
     return styled(figure, title, f"of float32's nearest; {queries}", height=480)
 

@@ -18,6 +18,7 @@ PHONE = (400, 800)
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _BUSY = "[data-testid=loading-indicator]"
+_FAILED = ".output-area > [role=alert]"
 
 
 def find_chromium() -> str | None:
@@ -42,7 +43,7 @@ def chromium() -> Iterator[Browser]:
 class AppPage:
     """One visitor of an app: a tab with cookies and storage of its own, `size` pixels wide and high, drawn at `scale`.
 
-    `errors` collects what the console reports as errors. Requests to other machines are answered with nothing, so that
+    Requests to other machines are answered with nothing, so that
     what depends on one shows; `outside` lists them. Whatever is waited for and does not come within `timeout` seconds
     raises Playwright's TimeoutError, or Python's.
     """
@@ -50,7 +51,7 @@ class AppPage:
     def __init__(
         self, browser: Browser, size: tuple[int, int] = DESKTOP, timeout: float = 300, scale: float = 1
     ) -> None:
-        self.errors: list[str] = []
+        self._reported: list[str] = []
         self.outside: list[str] = []
         self._size = size
         self._timeout = timeout
@@ -65,13 +66,18 @@ class AppPage:
         context.route(lambda address: urlsplit(address).hostname != "127.0.0.1", self._answer_with_nothing)
         self.page: Page = context.new_page()
         self.page.on("console", self._note)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("pageerror", lambda error: self._reported.append(str(error)))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.page.context.close()
+
+    @property
+    def errors(self) -> list[str]:
+        """What the console has reported as errors, and what is in the place of cells that failed."""
+        return [*self._reported, *self.page.locator(_FAILED).all_inner_texts()]
 
     def open(self, address: str) -> float:
         """Open an app and wait for its title; returns the seconds until the first paint with content."""
@@ -148,7 +154,7 @@ class AppPage:
 
     def _note(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self.errors.append(message.text)
+            self._reported.append(message.text)
 
     def _answer_with_nothing(self, route: Route) -> None:
         self.outside.append(route.request.url)

@@ -1,8 +1,8 @@
 """`make screenshots`: every notebook as an app in a real browser, at the width of a desk and of a phone.
 
 Each app is served with small real settings. It is opened, its main controls are moved, and each must change its figure;
-the console must stay free of errors and the first paint must come within five seconds. A picture of the whole app is
-kept for every width: they are made to be looked at.
+no cell may fail, the console must stay free of errors and the first paint must come within five seconds. A picture of the
+whole app is kept for every width: they are made to be looked at.
 """
 
 import sys
@@ -53,7 +53,7 @@ def visit(browser: Browser, name: str, address: str, size: tuple[int, int], pict
         app.settle(quiet=QUIET)
         settled = time.monotonic() - began
         app.picture(picture)
-        wrong += [f"console: {error}" for error in app.errors]
+        wrong += app.errors
     print(
         f"{picture.name}: first paint {paint:.1f} s, title {readable:.1f} s, all results and {len(APPS[name])} controls "
         f"{settled:.0f} s, {len(wrong)} complaints",

@@ -34,6 +34,7 @@ def serve(notebook: str, arguments: Sequence[str] = (), timeout: float = 300) ->
         str(path),
         "--headless",
         "--no-token",
+        "--show-tracebacks",
         "--port",
         str(port),
     ]

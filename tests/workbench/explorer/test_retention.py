@@ -69,6 +69,8 @@ def test_patterns_pass_over_what_is_something_else(tmp_path):
     bad = write(tmp_path, "bad.json", {"rows": []})
     single = write(tmp_path, "single.json", one_format)
     write(tmp_path, "list.json", [1])
+    write(tmp_path, "count.json", {"formats": 29})
+    write(tmp_path, "number.json", EVALUATION | {"mean": 0.5})
     assert list(find_results([str(tmp_path / "*.json"), str(tmp_path / "none" / "*.json")])) == ["good"]
     for named in (bad, single):
         with pytest.raises(ValueError, match="expected results of `bitembed evaluate`"):
