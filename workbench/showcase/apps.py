@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from workbench.config import option, to_arguments
 from workbench.recipes.convert import ConvertConfig
@@ -11,28 +11,60 @@ from workbench.recipes.stages import StagesConfig
 
 
 class Move(NamedTuple):
-    """An option of a dropdown or of radio buttons, the title of the figure that shows it, and the label if it takes one."""
+    """What a visitor does, as a method of `AppPage` and its arguments, and what that changes, as `AppPage.seen` has it."""
 
-    option: str
-    figure: str
-    label: str = ""
+    verb: Literal["choose", "enter", "slide", "press"]
+    arguments: tuple[str, ...]
+    changes: str
 
 
 RECALL = "Share of 10 neighbours found"
+RETENTION = "What is kept, at how many bytes"
+WEIGHTS = "Latent weights and their ternary values"
+ANSWERS = "css=.bitembed .card"
+# The estimate's table; the comparison of runs has another one.
+TRAINING = (
+    Move("press", ("Estimate the cost",), "css=.bitembed tr:has-text('tokens in a step')"),
+    Move("choose", ("Flipping weights",), "Flipping weights"),
+)
 APPS: dict[str, tuple[Move, ...]] = {
-    "convert": (Move("attention.self.query", "Latent weights and their ternary values"),),
-    "pretrain": (Move("Flipping weights", "Flipping weights"),),
-    "distill": (Move("Flipping weights", "Flipping weights"),),
+    "convert": (
+        Move("choose", ("attention.self.query", "Projection"), WEIGHTS),
+        Move("slide", ("Layer",), WEIGHTS),
+        Move("choose", ("output", "Norms"), "css=.bitembed svg"),
+    ),
+    "pretrain": TRAINING,
+    "distill": TRAINING,
     "attention_relations": (
-        Move("V-V", "Teacher"),
-        Move("0", "Student before distillation", "Layer"),
+        Move("choose", ("V-V",), "Teacher"),
+        Move("choose", ("0", "Layer"), "Student before distillation"),
+        Move("choose", ("1", "Head"), "Teacher"),
+        Move("choose", ("1 (BitDistill)", "Temperature"), "Divergence by layer"),
+        Move(
+            "enter",
+            ("Or type your own and press Enter", "How do tides follow the moon?"),
+            "Divergence by token",
+        ),
     ),
     "storage_explorer": (
-        Move("int8", RECALL, "Rescore with"),
-        Move("symmetric", RECALL),
-        Move("Memory", "Memory", "Show"),
+        Move("choose", ("own float32",), RETENTION),
+        Move("choose", ("int8", "Rescore with"), RECALL),
+        Move("choose", ("symmetric",), RECALL),
+        Move("slide", ("Candidates per neighbour",), RECALL),
+        Move("enter", ("Query", "how do tides follow the moon"), ANSWERS),
+        Move("choose", ("Memory", "Show"), "Memory"),
+        Move("choose", ("Money per month", "Show"), "Money per month"),
+        Move("choose", ("1,000,000", "Vectors"), "Money per month"),
+        Move("enter", ("Dimensions", "768"), "Money per month"),
+        Move("enter", ("Replicas", "2"), "Money per month"),
+        Move("enter", ("Queries per second", "5000"), "css=.bitembed tr:has-text('float16')"),
+        Move("enter", ("Price of a GB of memory", "5"), "Money per month"),
     ),
-    "deploy": (),
+    "deploy": (
+        Move("enter", ("Query", "how do tides follow the moon"), ANSWERS),
+        Move("slide", ("Hits",), ANSWERS),
+        Move("press", ("Load and measure",), "Speed on this machine"),
+    ),
 }
 NAMES = tuple(APPS)
 

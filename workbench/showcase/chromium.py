@@ -98,6 +98,22 @@ class AppPage:
         else:
             button.click()
 
+    def enter(self, label: str, value: str) -> None:
+        """Type into the field with this label, of text or of a number, and press Enter."""
+        field = self.page.locator("marimo-text, marimo-number", has_text=label).locator("input")
+        field.or_(self.page.get_by_placeholder(label)).first.fill(value)
+        self.page.keyboard.press("Enter")
+
+    def slide(self, label: str) -> None:
+        """Move the slider with this label to its next value, or to the one before if it is at its end."""
+        thumb = self.page.locator("marimo-slider", has_text=label).get_by_role("slider").first
+        at_end = thumb.get_attribute("aria-valuenow") == thumb.get_attribute("aria-valuemax")
+        thumb.press("ArrowLeft" if at_end else "ArrowRight")
+
+    def press(self, label: str) -> None:
+        """Press the button with this label."""
+        self.page.get_by_role("button", name=label, exact=True).first.click()
+
     def settle(self, timeout: float | None = None, quiet: float = 0) -> None:
         """Wait until no cell is running, and none begins within `quiet` seconds.
 
@@ -115,15 +131,23 @@ class AppPage:
         """The plotly figure with this title."""
         return self.page.locator(".js-plotly-plot", has=self.page.locator(".gtitle", has_text=title)).first
 
-    def drawn(self, title: str, other_than: str | None = None) -> str:
-        """The traces of a figure as JSON, as soon as it is drawn, and is not `other_than`."""
+    def seen(self, what: str) -> str:
+        """The traces of the figure with this title as JSON, or the elements of a selector `css=...` as HTML; empty if there
+        is none."""
+        if what.startswith("css="):
+            return str(self.page.locator(what).evaluate_all("all => all.map(e => e.outerHTML).join('')"))
+        plot = self.plot(what)
+        return str(plot.evaluate("figure => JSON.stringify(figure.data)")) if plot.count() else ""
+
+    def drawn(self, what: str, other_than: str = "") -> str:
+        """What is `seen`, as soon as it is there, and is not `other_than`."""
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
-            traces: str = self.plot(title).evaluate("figure => JSON.stringify(figure.data)")
-            if traces != other_than:
-                return traces
+            seen = self.seen(what)
+            if seen not in ("", other_than):
+                return seen
             self.page.wait_for_timeout(30)
-        raise TimeoutError(f"the figure {title!r} is what it was {self._timeout:g} s ago")
+        raise TimeoutError(f"{what!r} is what it was {self._timeout:g} s ago")
 
     def show_whole(self) -> None:
         """Make the window as high as the app, so that all of it is in view."""

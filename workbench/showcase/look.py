@@ -45,11 +45,14 @@ def visit(browser: Browser, name: str, address: str, size: tuple[int, int], pict
         app.settle(PATIENCE, QUIET)
         for move in APPS[name]:
             try:
-                before = app.drawn(move.figure) if app.plot(move.figure).count() else None
-                app.choose(move.option, move.label)
-                app.drawn(move.figure, other_than=before)
+                before = app.seen(move.changes)
+                getattr(app, move.verb)(*move.arguments)
+                app.drawn(move.changes, other_than=before)
+                app.settle()
             except (TimeoutError, BrowserError) as error:
-                wrong.append(f"{move.option} does not change {move.figure!r}: {error}")
+                wrong.append(
+                    f"{' '.join((move.verb, *move.arguments))} does not change {move.changes!r}: {error}"
+                )
         app.settle(quiet=QUIET)
         settled = time.monotonic() - began
         app.picture(picture)

@@ -1,5 +1,6 @@
 """Settings of the shown notebooks: every notebook has some, and its own command line takes them."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from workbench.recipes.convert import ConvertConfig
 from workbench.recipes.pretrain import PretrainConfig
 from workbench.recipes.stages import StagesConfig
 from workbench.relations import RelationsConfig
-from workbench.showcase.apps import NAMES, ShowcaseConfig, arguments
+from workbench.showcase.apps import APPS, NAMES, ShowcaseConfig, arguments
+from workbench.showcase.chromium import AppPage
 from workbench.showcase.pictures import PICTURES
 from workbench.showcase.serving import NOTEBOOKS
 
@@ -42,6 +44,13 @@ def test_what_is_trained_on_the_way_is_shown_unless_a_model_is_named():
     own, given = arguments(ShowcaseConfig(runs="r")), arguments(ShowcaseConfig(runs="r", model="m"))
     assert parse_config(ExplorerConfig, own["storage_explorer"])[0].model == "r/distill"
     assert parse_config(ExplorerConfig, given["storage_explorer"])[0].model == "m"
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_moves_are_what_a_visitor_can_do(name):
+    assert APPS[name]
+    for move in APPS[name]:
+        inspect.signature(getattr(AppPage, move.verb)).bind(None, *move.arguments)
 
 
 def test_unknown_notebooks_are_refused():
