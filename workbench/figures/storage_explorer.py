@@ -204,10 +204,13 @@ PLAN_MEASURES: Mapping[str, tuple[str, Callable[[Plan, Prices], float]]] = {
 
 
 def _label_place(row: Recall, widest: int) -> str:
-    """Formats of one size come in pairs, and the widest stand at the edge."""
-    if "fitted" in row.setting.precision:
-        return "top left"
-    return "bottom left" if row.bytes_searched == widest else "bottom right"
+    """Formats of one size come in pairs, except the ternary one; the widest stand at the edge."""
+    name = row.setting.precision
+    if name.startswith("ternary"):
+        return "bottom center"
+    if row.bytes_searched == widest:
+        return "bottom left"
+    return "top left" if "fitted" in name else "bottom right"
 
 
 def _beside(row: Recall) -> str:
