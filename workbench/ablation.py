@@ -148,7 +148,7 @@ def ablate(
             "mean": results["mean"],
             "mean_by_type": results["mean_by_type"],
             "tasks": results["tasks"],
-            "runs": [stage.out for stage in stages],
+            "runs": [Path(stage.out).name for stage in stages],  # in `config.out`
             "commit": results["commit"],
             "kernel": results["kernel"],
         }
