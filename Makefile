@@ -25,7 +25,7 @@ lint: $(READY)
 	$(BIN)/marimo check --strict notebooks/
 
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 test-sanitized:  ## native operations under AddressSanitizer and UndefinedBehaviorSanitizer
 	cmake -S kernels/cpu -B build/sanitized -DBITEMBED_SANITIZE=ON
