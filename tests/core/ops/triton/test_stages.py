@@ -1,4 +1,4 @@
-"""A step of both ternary stages with Triton kernels gives the reference's numbers."""
+"""A step of every training stage with Triton kernels gives the reference's numbers."""
 
 import json
 from dataclasses import replace
@@ -33,40 +33,40 @@ def examples(tmp_path: Path, monkeypatch) -> dict[str, str]:
     return paths
 
 
-def first_steps(
-    kernel: str, pretraining: PretrainConfig, distillation: DistillConfig, monkeypatch
-) -> list[dict]:
-    """The record of the first step of each; nothing is written after it, since another one was to follow."""
+def first_steps(kernel: str, folder: Path, stages: list[tuple[Any, Any]], monkeypatch) -> list[dict]:
+    """The record of the first step of each stage; nothing is written after it, since another one was to follow."""
     monkeypatch.setattr(ternary_linear, "_best", lambda device: kernel)
     monkeypatch.setattr(gpu, "automatic", lambda device: kernel == "triton")
-    return [next(iter(pretrain(pretraining))), next(iter(distill(distillation)))]
+    return [
+        next(iter(recipe(replace(config, out=str(folder / kernel / recipe.__name__), steps=2))))
+        for recipe, config in stages
+    ]
 
 
 def test_steps_agree(tiny_model_folder, tmp_path, examples, monkeypatch) -> None:
-    its_teacher, ternary = str(tmp_path / "teacher"), str(tmp_path / "ternary")
     backbone = str(tiny_model_folder)
-    list(teacher(TeacherConfig(backbone=backbone, out=its_teacher, triplets=examples["triplets"], **SMALL)))
-    pretraining = PretrainConfig(
-        backbone=backbone, out=ternary, pairs=examples["pairs"], teacher=its_teacher, **SMALL
+    stage_0 = TeacherConfig(
+        backbone=backbone, out=str(tmp_path / "teacher"), triplets=examples["triplets"], **SMALL
     )
-    list(pretrain(pretraining))
-    distillation = DistillConfig(
-        backbone=ternary,
+    list(teacher(stage_0))
+    stage_1 = PretrainConfig(
+        backbone=backbone,
+        out=str(tmp_path / "ternary"),
+        pairs=examples["pairs"],
+        teacher=stage_0.out,
+        **SMALL,
+    )
+    list(pretrain(stage_1))
+    stage_2 = DistillConfig(
+        backbone=stage_1.out,
         triplets=examples["triplets"],
-        teacher=its_teacher,
+        teacher=stage_0.out,
         relation_heads=2,
         **SMALL,
     )
-    runs = [
-        first_steps(
-            kernel,
-            replace(pretraining, out=str(tmp_path / kernel / "pretrain"), steps=2),
-            replace(distillation, out=str(tmp_path / kernel / "distill"), steps=2),
-            monkeypatch,
-        )
-        for kernel in ("reference", "triton")
-    ]
-    assert [record["stage"] for record in runs[1]] == ["pretrain", "distill"]
+    stages = [(teacher, stage_0), (pretrain, stage_1), (distill, stage_2)]
+    runs = [first_steps(kernel, tmp_path, stages, monkeypatch) for kernel in ("reference", "triton")]
+    assert [record["stage"] for record in runs[1]] == ["teacher", "pretrain", "distill"]
     for expected, actual in zip(*runs, strict=True):
         compared = [name for name in LOSSES if name in expected]
         assert "loss" in compared
