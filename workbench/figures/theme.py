@@ -1,7 +1,7 @@
 """One look for every figure: white, quiet, readable in print and by the colour-blind (Okabe-Ito palette)."""
 
 from collections.abc import Collection, Mapping
-from html import unescape
+from textwrap import wrap
 
 import plotly.graph_objects as go
 
@@ -101,17 +101,8 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", height: int = 420,
 
 
 def lines(text: str, characters: int) -> str:
-    """`text`, which may have HTML in it, with line breaks between words where a line would have more than so many
-    `characters`."""
-    done: list[str] = []
-    line = ""
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if line and len(unescape(longer)) > characters:
-            done.append(line)
-            longer = word
-        line = longer
-    return "<br>".join([*done, line])
+    """`text` with line breaks between words where a line would have more than so many `characters`."""
+    return "<br>".join(wrap(text, characters, break_long_words=False, break_on_hyphens=False))
 
 
 def bytes_axis(figure: go.Figure, sizes: Collection[float]) -> None:

@@ -69,8 +69,8 @@ def weight_histogram(weights: Tensor | np.ndarray, scale: float, bins: int = 161
     figure.update_yaxes(title_text="number of weights")
     figure.update_layout(bargap=0, showlegend=False)
     subtitle = (
-        "dotted: the thresholds &#177;&#916;/2; "
-        f"solid: the values &#177;&#916; that remain, &#916; = mean|W| = {scale:.4f}"
+        "dotted: the thresholds \u00b1\u0394/2; "
+        f"solid: the values \u00b1\u0394 that remain, \u0394 = mean|W| = {scale:.4f}"
     )
     return styled(figure, "Latent weights and their ternary values", subtitle, height=400, above=20)
 

@@ -86,7 +86,7 @@ class StagesConfig(DistillConfig):
 def teach_and_distill(config: StagesConfig) -> Iterator[Record]:
     """The records of the teacher, if one has to be trained, then those of its student, unless the teacher was paused.
 
-    A student's run that is to be overwritten goes before its teacher is trained, so that a pause does not find it.
+    A student's run that is to be overwritten goes with the teacher's first step, so that a pause does not find it.
 
     Raises:
         FileExistsError: there is a run in `config.out`, and it is neither to be resumed nor overwritten.
@@ -96,14 +96,15 @@ def teach_and_distill(config: StagesConfig) -> Iterator[Record]:
         stage_0, own = config.teacher_config, Run(Path(config.out))
         if not config.resume:
             own.check_free(config.overwrite)
-        if config.overwrite and own.exists and PartialState().is_main_process:
-            with atomic_path(own.path) as nothing:
-                nothing.mkdir()
         if load_embedder(stage_0.backbone, trainable=True).is_ternary:
             raise ValueError(
                 f"{stage_0.backbone} is ternary and cannot become a teacher: give --teacher-backbone"
             )
-        yield from whole_run(teacher, stage_0)
+        for number, record in enumerate(whole_run(teacher, stage_0)):
+            if number == 0 and config.overwrite and own.exists and PartialState().is_main_process:
+                with atomic_path(own.path) as nothing:
+                    nothing.mkdir()
+            yield record
         if not Run(Path(stage_0.out)).finished:
             return
     yield from whole_run(distill, config.student_config)

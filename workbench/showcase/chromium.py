@@ -43,9 +43,8 @@ def chromium() -> Iterator[Browser]:
 class AppPage:
     """One visitor of an app: a tab with cookies and storage of its own, `size` pixels wide and high, drawn at `scale`.
 
-    Requests to other machines are answered with nothing, so that
-    what depends on one shows; `outside` lists them. Whatever is waited for and does not come within `timeout` seconds
-    raises Playwright's TimeoutError, or Python's.
+    Requests to other machines are answered with nothing, so that what depends on one shows; `outside` lists them. Whatever
+    is waited for and does not come within `timeout` seconds raises Playwright's TimeoutError, or Python's.
     """
 
     def __init__(

@@ -3,7 +3,8 @@ interpreting. Prints a JSON list: kernel, capability, bytes of shared memory.
 
     python compile_kernels.py 90 [every]
 
-Without "every" products are compiled for the smallest and the largest tile, and gated ones with one activation."""
+Without "every" products are compiled for the smallest and the largest tile, and gated ones with each
+activation for the smallest."""
 
 import json
 import sys
@@ -67,7 +68,7 @@ def products(capability: int, every: bool) -> list[dict[str, Any]]:
             types = {"x_ptr": "*i8", "w_ptr": "*i8", "y_ptr": "*bf16"}
             rows.append(compiled(product_kernel, capability, sizes | flags | none, types, **options))
             types = {"x_ptr": "*i8", "gate_ptr": "*u8", "up_ptr": "*u8", "y_ptr": "*bf16"}
-            for activation in range(3 if every else 1):
+            for activation in range(3 if every or tile == tiles[0] else 1):
                 flags = {"HAS_GATE": True, "HAS_BIAS": True, "ACTIVATION": activation}
                 rows.append(compiled(gated_kernel, capability, sizes | flags, types, **options))
     return rows
