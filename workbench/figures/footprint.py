@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from workbench.figures.theme import BLUE, INK, MUTED, ORANGE, SKY, empty_figure, styled
+from workbench.figures.theme import BLUE, INK, LEGEND_BELOW, MUTED, ORANGE, SKY, empty_figure, styled
 
 COLOURS = (ORANGE, SKY, BLUE, MUTED)
 
@@ -41,4 +41,5 @@ def bytes_bars(forms: Mapping[str, Mapping[str, int]]) -> go.Figure:
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title_text="MB (10^6 bytes)", range=[0, 1.6 * largest / 1e6])
     figure.update_layout(barmode="stack", bargap=0.35, legend_traceorder="normal")
-    return styled(figure, title, "of the weights, by what they are", height=170 + 46 * len(forms))
+    styled(figure, title, "of the weights, by what they are", height=234 + 46 * len(forms))
+    return figure.update_layout(LEGEND_BELOW)

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from workbench.figures.theme import BLUE, INK, MUTED, VERMILION, styled
+from workbench.figures.theme import BLUE, INK, LEGEND_BELOW, MUTED, VERMILION, styled
 
 Array = NDArray[np.float32]
 
@@ -21,8 +21,6 @@ LABELS = {
 }
 COLOURS = {"teacher": MUTED, "before": VERMILION, "after": BLUE}
 SYMBOLS = {"Q": "circle-open", "K": "square-open", "V": "diamond-open"}
-# Under the labels of the tokens, however long those are, and in as many lines as a phone needs.
-LEGEND_BELOW = {"legend": {"yref": "container", "y": 0, "yanchor": "bottom"}, "margin": {"b": 120}}
 LONGEST_LABEL = 12  # characters
 
 

@@ -18,6 +18,9 @@ LEGEND = 56  # pixels from the plot to the legend below its axis
 TITLE_CHARACTERS, SUBTITLE_CHARACTERS = 40, 56  # of a line, that a phone is wide enough for
 LINE = 19  # pixels
 
+# A legend under labels however long, and in as many lines as a phone needs; to be applied to a `styled` figure.
+LEGEND_BELOW = {"legend": {"yref": "container", "y": 0, "yanchor": "bottom"}, "margin": {"b": 120}}
+
 FONT_FAMILY = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 PLOTLY_CONFIG = {
     "displaylogo": False,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bitembed_core.bitlinear import BitLinear
 from bitembed_core.conversion import ConversionReport
 from workbench.figures.html import Html, Row, table
-from workbench.figures.theme import BLUE, INK, MUTED, PALETTE, VERMILION, empty_figure, styled
+from workbench.figures.theme import BLUE, INK, LEGEND_BELOW, MUTED, PALETTE, VERMILION, empty_figure, styled
 from workbench.figures.training import GAUSSIAN_ZERO_SHARE
 from workbench.projections import kind_and_layer
 
@@ -114,8 +114,8 @@ def zero_share_by_layer(kinds: list[ProjectionKind]) -> go.Figure:
     shares = [100 * share for kind in kinds for share in kind.zero_shares] + [100 * GAUSSIAN_ZERO_SHARE]
     around = [min(shares) - 0.6, max(shares) + 0.6]
     figure.update_yaxes(title_text="zeros among the weights", ticksuffix=" %", range=around)
-    figure.update_layout(margin_b=96)
-    return styled(figure, title, "after rounding; more zeros mean heavier tails", height=440)
+    styled(figure, title, "after rounding; more zeros mean heavier tails", height=480)
+    return figure.update_layout(LEGEND_BELOW, margin_b=150)  # six kinds of projection, one below the other
 
 
 def projection_table(kinds: list[ProjectionKind]) -> Html:

@@ -149,12 +149,13 @@ class AppPage:
         raise TimeoutError(f"{what!r} is what it was {self._timeout:g} s ago")
 
     def show_whole(self) -> None:
-        """Make the window as high as the app, so that all of it is in view."""
+        """Make the window as high as the app, so that all of it is in view; what comes into view may grow."""
         width, height = self._size
         app = self.page.locator("#App")
         app.evaluate("app => app.scrollTo(0, 0)")
-        whole = app.evaluate("app => app.scrollHeight")
-        self.page.set_viewport_size({"width": width, "height": max(height, whole)})
+        while (whole := app.evaluate("app => app.scrollHeight")) > height:
+            height = whole
+            self.page.set_viewport_size({"width": width, "height": height})
 
     def picture(self, path: Path, parts: Sequence[Locator] = (), margin: float = 12) -> None:
         """A PNG file of the whole app, or of the smallest rectangle that holds `parts`."""
