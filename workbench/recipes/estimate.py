@@ -73,6 +73,7 @@ def estimate(training: Training) -> Estimate:
         training.dev_set.ndcg(training.student, config.max_length)
         measurement, measurements = time.perf_counter() - began, -(-config.steps // config.dev_every)
     trained = sum(p.numel() * p.element_size() for p in trained_parameters(training.student.model).values())
+    moments = sum(value.nbytes for state in training.optimizer.state.values() for value in state.values())
     return Estimate(
         stage=training.stage,
         steps=config.steps,
@@ -84,7 +85,7 @@ def estimate(training: Training) -> Estimate:
         seconds_per_measurement=measurement,
         measurements=measurements,
         memory_bytes=peak_memory(training.accelerator.device),
-        checkpoint_bytes=3 * trained,  # the weights and both moments of AdamW
+        checkpoint_bytes=trained + moments,
         checkpoints=config.keep_checkpoints,
         model_bytes=sum(p.numel() * p.element_size() for p in training.student.model.parameters()),
     )

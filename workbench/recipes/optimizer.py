@@ -1,20 +1,50 @@
-"""AdamW, and what changes from step to step: learning rate, weight decay, quantization pressure."""
+"""The optimizer, and what changes from step to step: learning rate, weight decay, quantization pressure."""
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from workbench.recipes.muon import Muon
+
 BETAS = (0.9, 0.98)  # 0.98 as is usual for transformers: the second moment settles within short runs
 
 
-def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the parameters of `model` that require gradients; see `parameter_groups` for the decay."""
-    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, betas=BETAS, fused=True)
+def make_optimizer(
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    matrices_by: Literal["adamw", "muon"] = "adamw",
+    dtype: torch.dtype = torch.float32,
+) -> torch.optim.Optimizer:
+    """An optimizer of the parameters of `model` that require gradients: AdamW, or Muon, which computes in `dtype`, for the
+    matrices and AdamW for the rest; see `parameter_groups`."""
+    matrices, others = parameter_groups(model, weight_decay)
+    if matrices_by == "adamw":
+        return _adamw([matrices, others], learning_rate)
+    return InTurn(Muon([matrices], learning_rate, dtype), _adamw([others], learning_rate))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def _adamw(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
+
+
+class InTurn(torch.optim.Optimizer):
+    """Several optimizers, each of one group of parameters, as one with all groups and states."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups, part.state = [group], self.state
+            part.step(closure)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices with weight decay; norms, biases and embedding tables without."""
     tables = {
         id(parameter)

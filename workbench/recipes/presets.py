@@ -33,6 +33,9 @@ MINILM_PAIRS = ",".join(
         "foldoc",
         "jargon-file",
         "boolq-train",
+        "boolq-sentences",
+        "story-sentences",
+        "news-sentences",
         "cwe",
         "email-subject-body",
         "multilexsum",
@@ -54,6 +57,7 @@ MINILM_FULL = Recipe(
         limit_per_source=12_000,
         steps=2400,
         batch_size=32,  # many small steps: the teacher's vectors are a signal that needs no negatives
+        optimizer="muon",  # 200 steps of 16 pairs: regression 1.16 in the last 25, with AdamW 1.28
         learning_rate=8e-4,  # latent weights have to cross rounding thresholds
         warmup_share=0.05,
         max_length=128,

