@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -84,7 +85,7 @@ def load_examples(
     """
     if kind not in TABLES:
         raise ValueError(f"kind is 'pairs' or 'triplets', not {kind!r}")
-    parts = [spec] if Path(spec).is_file() else [part.strip() for part in spec.split(",")]
+    parts = parts_of(spec)
     loaded: list[Source] = []
     for source in chain.from_iterable(_load_part(part, kind, seed) for part in parts):
         if isinstance(source, StreamedSource):
@@ -101,9 +102,14 @@ def load_examples(
     return loaded
 
 
+def parts_of(spec: str) -> list[str]:
+    """The parts of a specification; a file's name may hold commas."""
+    return [spec] if os.path.isfile(spec) else [part.strip() for part in spec.split(",")]
+
+
 def is_streamed(part: str) -> bool:
     """Whether a part of a specification names data that are read while they are used."""
-    return is_mixture(part) or Path(part).is_dir() or (glob.has_magic(part) and not Path(part).exists())
+    return is_mixture(part) or os.path.isdir(part) or (glob.has_magic(part) and not os.path.exists(part))
 
 
 def unlabelled_texts(spec: str, limit: int, seed: int = 0, exclude: OverlapFilter | None = None) -> list[str]:

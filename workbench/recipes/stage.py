@@ -1,6 +1,7 @@
 """From a configuration to a running stage: load the examples and the models, open the run, train."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from bitembed_core import BitEmbedder
 from bitembed_core.conversion import learn_scales
 from workbench.catalog.example import ExampleSource
-from workbench.catalog.examples import MIXES, Kind, is_streamed, load_examples
+from workbench.catalog.examples import MIXES, Kind, is_streamed, load_examples, parts_of
 from workbench.catalog.models import load_embedder
 from workbench.catalog.overlap import OverlapFilter
 from workbench.catalog.sources import TRIPLETS
@@ -149,9 +150,8 @@ def load_sources(examples: Examples, config: TrainingConfig, miner: BitEmbedder)
     Where negatives are mined, files, hub data sets and sources of pairs need not bring any; they are mined in memory only.
     """
     exclude = overlap_filter(config.exclude_tasks)
-    is_file = Path(examples.spec).is_file()
     sources: list[Source] = []
-    for part in [examples.spec] if is_file else map(str.strip, examples.spec.split(",")):
+    for part in parts_of(examples.spec):
         has_negatives = part in MIXES or part in TRIPLETS or is_streamed(part)
         kind = "pairs" if examples.mine and not has_negatives else examples.kind
         sources += load_examples(
@@ -172,7 +172,7 @@ def overlap_filter(tasks: str) -> OverlapFilter | None:
         return None
     if tasks == "offline":
         return OverlapFilter.from_tasks(available_tasks()[0])
-    if Path(tasks).is_dir():
+    if os.path.isdir(tasks):
         return OverlapFilter.from_tasks(read_task_folder(Path(tasks)))
     return OverlapFilter.from_tasks(available_tasks(tasks.split(","))[0])
 

@@ -72,6 +72,15 @@ def test_a_named_source_that_cannot_be_fetched_is_an_error(sources):
         load_examples("many,gone", "pairs")
 
 
+def test_more_names_than_a_file_name_is_long(sources):
+    assert len(load_examples(",".join(["many"] * 100), "pairs")) == 100
+
+
+def test_a_file_name_may_hold_commas(tmp_path):
+    path = write_lines(tmp_path / "a,b.jsonl", {"query": "q", "positive": "p"})
+    assert [len(source.examples) for source in load_examples(path, "pairs")] == [1]
+
+
 def test_sources_are_built_once_and_sampled_by_seed(sources):
     first = load_examples("many, few", "pairs", limit_per_source=5, seed=1)
     again = load_examples("many,few", "pairs", limit_per_source=5, seed=1)
