@@ -33,7 +33,7 @@ from workbench.search.manifest import (
     segment_name,
     to_disk,
 )
-from workbench.search.sidecar import joined
+from workbench.search.sidecar import SCHEMA, joined, joined_schema
 from workbench.search.text_files import TextRow
 from workbench.search.vector_search import NOTHING, Found, checked_queries
 
@@ -103,6 +103,11 @@ class IndexFolder:
     @property
     def dimension(self) -> int:
         return self.format.dim
+
+    @property
+    def columns(self) -> pa.Schema:
+        """Of all rows: id, text and metadata, whose types are joined as `joined_schema` has it."""
+        return joined_schema([SCHEMA, *(segment.content.columns for segment in self._segments)])
 
     @property
     def rows_written(self) -> int:

@@ -115,6 +115,11 @@ class PackedIndex:
             )
         return cls.of_table(vectors, table)
 
+    @property
+    def columns(self) -> pa.Schema:
+        """Of the table of rows: id, text and metadata."""
+        return self.table.schema
+
     def ids(self) -> list[str]:
         """The ids, row by row."""
         return self.table["id"].to_pylist()

@@ -1,8 +1,8 @@
 """An index in the engines that others run: Qdrant, Milvus, LanceDB, PostgreSQL with pgvector, and Vespa.
 
-`export_index` writes a folder with the engine's own files, ids and texts beside the vectors; `open_store` connects to an
-engine that runs, or to an embedded one, and its `load` brings those files in. How vectors are stored there is said in
-`vectors`. Metadata stays behind.
+`export_index` writes a folder with the engine's own files: ids, texts and metadata beside the vectors; `open_store` connects
+to an engine that runs, or to an embedded one, and its `load` brings those files in. How vectors are stored there is said in
+`vectors`, and `metadata` says how the metadata of a text is.
 """
 
 import os
@@ -46,7 +46,7 @@ def export_index(
     Raises:
         ValueError: `out` holds something else than an export,
             an unknown engine, codes that the engine has no type for, a name that not every engine takes, an id that
-            is there twice, or an id or text that the engine cannot hold.
+            is there twice, or an id, text or metadata that the engine cannot hold.
         OSError: the disk is full or not writable.
         After any error there is what there was before.
     """
@@ -66,7 +66,7 @@ def export_index(
     with atomic_path(out) as fresh:
         fresh.mkdir()
         export = Export(fresh, engine, name, type_, index.format, len(index))
-        ENGINES[engine].write(export, _batches(index, type_))
+        ENGINES[engine].write(export, _batches(index, type_), index.columns)
         export.save()
     return Export.open(out)
 

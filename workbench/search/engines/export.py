@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from bitembed_core import StorageFormat
 from bitembed_core.files import read_json, write_json
+from workbench.search.engines.metadata import json_text, struct_array
 from workbench.search.engines.vectors import VectorType, asked
 from workbench.search.index import Hit
 from workbench.search.text_files import TextRow
 from workbench.search.vector_search import checked_queries
 
-KIND, VERSION = "bitembed.export", 1
+KIND, VERSION = "bitembed.export", 2  # version 1 had no metadata
 MANIFEST_FILE = "export.json"
 NAME = re.compile(
     "[a-z][a-z0-9_]{0,47}"
@@ -83,7 +84,9 @@ class Export:
             raise FileNotFoundError(f"there is no export in {folder}; make one with `bitembed export-index`")
         said = read_json(folder / MANIFEST_FILE)
         if said.get("kind") != KIND or said.get("version") != VERSION:
-            raise ValueError(f"{folder / MANIFEST_FILE} is no export of version {VERSION}")
+            raise ValueError(
+                f"{folder / MANIFEST_FILE} is no export of version {VERSION}; make it again from the index"
+            )
         if said["type"] not in get_args(VectorType) or not NAME.fullmatch(said["name"]):
             raise ValueError(f"{folder / MANIFEST_FILE} is damaged")
         form = StorageFormat(said["format"], said["dim"])
@@ -114,12 +117,13 @@ class Engine:
 
     Args:
         types: what it can be given for a vector.
-        write: puts the engine's files into `export.folder`.
+        write: `write(export, batches, columns)` puts the engine's files into `export.folder`; the columns are those of the
+            index, with id and text.
         store: `store(export, target, **options)` connects to the engine; see each store for what a target is.
     """
 
     types: tuple[VectorType, ...]
-    write: Callable[[Export, Iterable[Batch]], None]
+    write: Callable[[Export, Iterable[Batch], pa.Schema], None]
     store: Callable[..., Store]
 
 
@@ -137,9 +141,18 @@ def number_list(values: NDArray[np.floating]) -> str:
     return f"[{','.join([f'{value:.{digits}g}' for value in values.tolist()])}]"
 
 
-def write_rows(path: Path, vectors: pa.DataType, batches: Iterable[Batch]) -> None:
-    """A Parquet file with the columns id, text and vector, the last one of type `vectors`."""
-    schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("vector", vectors)])
+def write_rows(
+    path: Path, vectors: pa.DataType, metadata: pa.StructType | None, batches: Iterable[Batch]
+) -> None:
+    """A Parquet file with the columns id, text, vector, of type `vectors`, and metadata: objects of a type, or JSON."""
+    schema = pa.schema(
+        [
+            ("id", pa.string()),
+            ("text", pa.string()),
+            ("vector", vectors),
+            ("metadata", metadata or pa.string()),
+        ]
+    )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in batches:
             n, length = batch.vectors.shape
@@ -149,7 +162,11 @@ def write_rows(path: Path, vectors: pa.DataType, batches: Iterable[Batch]) -> No
             else:
                 column = pa.ListArray.from_arrays(np.arange(n + 1, dtype=np.int32) * length, flat)
             ids, texts = [row.id for row in batch.rows], [row.text for row in batch.rows]
-            writer.write_table(pa.table([ids, texts, column], schema=schema))
+            kept = [row.metadata for row in batch.rows]
+            objects = (
+                struct_array(kept, metadata) if metadata else pa.array(map(json_text, kept), pa.string())
+            )
+            writer.write_table(pa.table([ids, texts, column, objects], schema=schema))
 
 
 def read_rows(path: Path) -> Iterator[pa.RecordBatch]:

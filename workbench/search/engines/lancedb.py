@@ -9,14 +9,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from workbench.search.engines.export import Batch, Engine, Export, client_library, read_rows, write_rows
+from workbench.search.engines.metadata import struct_type
 from workbench.search.engines.vectors import hamming_score
 from workbench.search.index import Hit
 
 ROWS_FILE = "rows.parquet"
 
 
-def write(export: Export, batches: Iterable[Batch]) -> None:
-    """`rows.parquet`: id, text and vector, of bits as the bytes that LanceDB compares by Hamming distance.
+def write(export: Export, batches: Iterable[Batch], columns: pa.Schema) -> None:
+    """`rows.parquet`: id, text and vector, of bits as the bytes that LanceDB compares by Hamming distance, and metadata as
+    an object, which filters reach as `metadata.NAME`; an empty JSON text where the index has none.
 
     LanceDB searches no vectors of int8.
     """
@@ -25,7 +27,7 @@ def write(export: Export, batches: Iterable[Batch]) -> None:
         "float16": (pa.float16(), export.format.kept),
         "bits": (pa.uint8(), export.format.code_bytes),
     }[export.type]
-    write_rows(export.folder / ROWS_FILE, pa.list_(values, length), batches)
+    write_rows(export.folder / ROWS_FILE, pa.list_(values, length), struct_type(columns), batches)
 
 
 class LanceStore:
@@ -71,12 +73,18 @@ class LanceStore:
         metric = "hamming" if self._export.type == "bits" else "dot"
         nearest = table.search(query, vector_column_name="vector").distance_type(metric).limit(top)
         return [
-            Hit(row["id"], row["text"], self._score(row["_distance"]))
+            Hit(row["id"], row["text"], self._score(row["_distance"]), _present(row["metadata"]))
             for row in nearest.to_arrow().to_pylist()
         ]
 
     def _score(self, distance: float) -> float:
         return hamming_score(distance, self._export.format) if self._export.type == "bits" else 1 - distance
+
+
+def _present(metadata: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(metadata, str):
+        return {}
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 ENGINE = Engine(("float32", "float16", "bits"), write, LanceStore)

@@ -1,5 +1,6 @@
 """Milvus: the body that creates a collection and a Parquet file for bulk import, and a loader through its client."""
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from bitembed_core.files import write_json
 from workbench.search.engines.export import Batch, Engine, Export, client_library, read_rows, write_rows
+from workbench.search.engines.metadata import json_text
 from workbench.search.engines.vectors import VectorType, hamming_score
 from workbench.search.index import Hit
 
@@ -39,11 +41,13 @@ def dimension(export: Export) -> int:
     return 8 * export.format.code_bytes if export.type == "bits" else export.format.kept
 
 
-def write(export: Export, batches: Iterable[Batch]) -> None:
+def write(export: Export, batches: Iterable[Batch], columns: pa.Schema) -> None:
     """`collection.json`, the body of `POST /v2/vectordb/collections/create`, and `rows.parquet` for bulk import.
 
+    Metadata is a JSON field, of which filters read `metadata["NAME"]`.
+
     Raises:
-        ValueError: an id or text of more than 65535 bytes.
+        ValueError: an id, text or metadata of more than 65535 bytes.
     """
     type_ = TYPES[export.type]
     text = {"dataType": "VarChar", "elementTypeParams": {"max_length": TEXT_BYTES}}
@@ -52,6 +56,7 @@ def write(export: Export, batches: Iterable[Batch]) -> None:
         {"fieldName": "id", "isPrimary": True, **text},
         {"fieldName": "text", **text},
         {"fieldName": "vector", **vector},
+        {"fieldName": "metadata", "dataType": "JSON"},
     ]
     index = {"fieldName": "vector", "metricType": type_.metric, "indexType": type_.default_index}
     write_json(
@@ -62,14 +67,16 @@ def write(export: Export, batches: Iterable[Batch]) -> None:
             "indexParams": [index],
         },
     )
-    write_rows(export.folder / ROWS_FILE, pa.list_(type_.parquet), _checked(export, batches))
+    write_rows(export.folder / ROWS_FILE, pa.list_(type_.parquet), None, _checked(export, batches))
 
 
 def _checked(export: Export, batches: Iterable[Batch]) -> Iterator[Batch]:
     for batch in batches:
         for row in batch.rows:
-            if max(len(row.id.encode()), len(row.text.encode())) > TEXT_BYTES:
-                raise ValueError(f"Milvus holds texts of up to {TEXT_BYTES} bytes; {row.id[:100]!r} has more")
+            if max(len(text.encode()) for text in (row.id, row.text, json_text(row.metadata))) > TEXT_BYTES:
+                raise ValueError(
+                    f"Milvus holds texts and metadata of up to {TEXT_BYTES} bytes; {row.id[:100]!r} has more"
+                )
         yield batch._replace(vectors=batch.vectors.view(np.uint8)) if export.type == "float16" else batch
 
 
@@ -99,11 +106,15 @@ class MilvusStore:
             raise ValueError(f"Milvus has a collection {name} with other vectors; export under another name")
         for batch in read_rows(self._export.folder / ROWS_FILE):
             ids, texts = batch["id"].to_pylist(), batch["text"].to_pylist()
+            objects = map(json.loads, batch["metadata"].to_pylist())
             values = batch["vector"].flatten().to_numpy().reshape(len(ids), -1)
             vectors = map(self._value, values)
             self.client.upsert(
                 name,
-                [{"id": i, "text": t, "vector": v} for i, t, v in zip(ids, texts, vectors, strict=True)],
+                [
+                    {"id": i, "text": t, "vector": v, "metadata": o}
+                    for i, t, v, o in zip(ids, texts, vectors, objects, strict=True)
+                ],
             )
 
     def _create(self, name: str, vector: Any) -> None:
@@ -112,6 +123,7 @@ class MilvusStore:
         schema.add_field("id", text, is_primary=True, max_length=TEXT_BYTES)
         schema.add_field("text", text, max_length=TEXT_BYTES)
         schema.add_field("vector", vector, dim=dimension(self._export))
+        schema.add_field("metadata", self._milvus.DataType.JSON)
         index = self.client.prepare_index_params()
         index.add_index("vector", index_type=self._index, metric_type=self._type.metric)
         self.client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
@@ -126,11 +138,14 @@ class MilvusStore:
             [self._value(query) for query in asked],
             anns_field="vector",
             limit=top,
-            output_fields=["text"],
+            output_fields=["text", "metadata"],
             search_params={"metric_type": self._type.metric},
         )
         return [
-            [Hit(hit["id"], hit["entity"]["text"], self._score(hit["distance"])) for hit in hits]
+            [
+                Hit(hit["id"], hit["entity"]["text"], self._score(hit["distance"]), hit["entity"]["metadata"])
+                for hit in hits
+            ]
             for hits in found
         ]
 

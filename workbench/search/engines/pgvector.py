@@ -1,12 +1,15 @@
 """PostgreSQL with pgvector: one SQL script with the rows in it, for psql or the loader here."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from workbench.search.engines.export import Batch, Engine, Export, client_library, number_list
+from workbench.search.engines.metadata import json_text
 from workbench.search.engines.vectors import VectorType, hamming_score
 from workbench.search.index import Hit
 
@@ -19,16 +22,18 @@ TYPES: dict[VectorType, tuple[str, str, str, int]] = {
 }
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 LEAST_VISITED = 64  # of a graph, whatever `top` is
+ESCAPED_NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 END = "\\.\n"
 
 
-def write(export: Export, batches: Iterable[Batch]) -> None:
+def write(export: Export, batches: Iterable[Batch], columns: pa.Schema) -> None:
     r"""`index.sql`, to be run by `psql -f` as often as one likes: rows with the same ids are replaced.
 
-    Above pgvector's limit of dimensions there is no graph, and searches compare with every vector.
+    Metadata is a column of type jsonb. Above pgvector's limit of dimensions there is no graph, and searches compare with
+    every vector.
 
     Raises:
-        ValueError: a text with a NUL character, which PostgreSQL cannot hold.
+        ValueError: a text or metadata with a NUL character, which PostgreSQL cannot hold.
     """
     type_, _, operators, most = TYPES[export.type]
     table, column = f'"{export.name}"', f"{type_}({export.format.kept})"
@@ -37,13 +42,15 @@ BEGIN;
 SET LOCAL client_encoding = 'UTF8';
 SET LOCAL client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS vector;
-CREATE TABLE IF NOT EXISTS {table} (id text PRIMARY KEY, text text NOT NULL, embedding {column} NOT NULL);
-CREATE TEMPORARY TABLE "{export.name}_incoming" (id text, text text, embedding {column}) ON COMMIT DROP;
-COPY "{export.name}_incoming" (id, text, embedding) FROM STDIN;
+CREATE TABLE IF NOT EXISTS {table} (id text PRIMARY KEY, text text NOT NULL, embedding {column} NOT NULL,
+    metadata jsonb NOT NULL);
+CREATE TEMPORARY TABLE "{export.name}_incoming" (id text, text text, embedding {column}, metadata jsonb) ON COMMIT DROP;
+COPY "{export.name}_incoming" (id, text, embedding, metadata) FROM STDIN;
 """
     after = f"""\
-INSERT INTO {table} SELECT id, text, embedding FROM "{export.name}_incoming"
-    ON CONFLICT (id) DO UPDATE SET text = EXCLUDED.text, embedding = EXCLUDED.embedding;
+INSERT INTO {table} SELECT id, text, embedding, metadata FROM "{export.name}_incoming"
+    ON CONFLICT (id) DO UPDATE
+    SET text = EXCLUDED.text, embedding = EXCLUDED.embedding, metadata = EXCLUDED.metadata;
 """
     if export.format.kept <= most:
         after += f'CREATE INDEX IF NOT EXISTS "{export.name}_graph" ON {table} USING hnsw (embedding {operators});\n'
@@ -51,7 +58,8 @@ INSERT INTO {table} SELECT id, text, embedding FROM "{export.name}_incoming"
         file.write(before)
         for batch in batches:
             for row, vector in zip(batch.rows, batch.vectors, strict=True):
-                file.write(f"{_text(row.id)}\t{_text(row.text)}\t{_literal(vector, export)}\n")
+                fields = (_text(row.id), _text(row.text), _literal(vector, export), _json(row.metadata))
+                file.write("\t".join(fields) + "\n")
         file.write(f"{END}{after}COMMIT;\n")
 
 
@@ -89,7 +97,7 @@ class PostgresStore:
         asked = self._export.asked(queries, top)
         type_, distance, _, _ = TYPES[self._export.type]
         select = (
-            f"SELECT id, text, embedding {distance} %s::{type_}({self._export.format.kept}) AS distance "
+            f"SELECT id, text, metadata, embedding {distance} %s::{type_}({self._export.format.kept}) AS distance "
             f'FROM "{self._export.name}" ORDER BY distance LIMIT %s'
         )
         with self.connection.transaction(), self.connection.cursor() as cursor:
@@ -99,8 +107,10 @@ class PostgresStore:
                 cursor.execute(f"SET LOCAL hnsw.ef_search = {min(max(top, LEAST_VISITED), 1000)}")
             return [
                 [
-                    Hit(id_, text, self._score(distance))
-                    for id_, text, distance in cursor.execute(select, [_literal(query, self._export), top])
+                    Hit(id_, text, self._score(distance), metadata)
+                    for id_, text, metadata, distance in cursor.execute(
+                        select, [_literal(query, self._export), top]
+                    )
                 ]
                 for query in asked
             ]
@@ -127,6 +137,15 @@ def _text(text: str) -> str:
     if "\0" in text:
         raise ValueError(
             f"PostgreSQL holds no NUL character, which is in {text[:100]!r}; take it out and encode again"
+        )
+    return text.translate(ESCAPES)
+
+
+def _json(metadata: Mapping[str, Any]) -> str:
+    text = json_text(metadata)
+    if ESCAPED_NUL.search(text):
+        raise ValueError(
+            f"PostgreSQL holds no NUL character, which is in {text[:100]}; take it out and encode again"
         )
     return text.translate(ESCAPES)
 

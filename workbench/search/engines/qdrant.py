@@ -7,10 +7,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from bitembed_core.files import read_json, write_json
 from workbench.search.engines.export import ROWS_AT_ONCE, Batch, Engine, Export, client_library, number_list
+from workbench.search.engines.metadata import json_text
 from workbench.search.engines.vectors import hamming_score
 from workbench.search.index import Hit
 
@@ -23,8 +25,10 @@ def point_id(id_: str) -> str:
     return str(uuid.uuid5(NAMESPACE, id_))
 
 
-def write(export: Export, batches: Iterable[Batch]) -> None:
+def write(export: Export, batches: Iterable[Batch], columns: pa.Schema) -> None:
     """`collection.json`, the body of `PUT /collections/NAME`, and `points.jsonl`: points as `PUT .../points` takes them.
+
+    A payload has the id, the text and an object `metadata`, which filters reach as `metadata.NAME`.
 
     Qdrant has no type of one bit. Bits become 0 and 1 in bytes, whose Manhattan distance is the Hamming distance. Its bytes
     have no sign, so cosines of int8 codes would be wrong; Qdrant's own scalar quantization of float16 takes as much room.
@@ -39,7 +43,7 @@ def write(export: Export, batches: Iterable[Batch]) -> None:
     with (export.folder / POINTS_FILE).open("w", encoding="utf-8") as file:
         for batch in batches:
             for row, vector in zip(batch.rows, batch.vectors, strict=True):
-                payload = json.dumps({"id": row.id, "text": row.text}, ensure_ascii=False)
+                payload = json_text({"id": row.id, "text": row.text, "metadata": row.metadata})
                 file.write(
                     f'{{"id":"{point_id(row.id)}","vector":{_numbers(vector, export)},"payload":{payload}}}\n'
                 )
@@ -89,7 +93,10 @@ class QdrantStore:
             with_payload=True,
             search_params=self._models.SearchParams(exact=True) if exact else None,
         ).points
-        return [Hit(point.payload["id"], point.payload["text"], self._score(point.score)) for point in points]
+        return [
+            Hit(p.payload["id"], p.payload["text"], self._score(p.score), p.payload.get("metadata", {}))
+            for p in points
+        ]
 
     def _score(self, score: float) -> float:
         return hamming_score(abs(score), self._export.format) if self._export.type == "bits" else score

@@ -9,9 +9,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from workbench.search.engines.export import Batch, Engine, Export
+from workbench.search.engines.metadata import texts
 from workbench.search.engines.vectors import VectorType
 from workbench.search.index import Hit
 
@@ -52,6 +54,15 @@ schema {name} {{
         field text type string {{
             indexing: index | summary
         }}
+        field metadata type map<string, string> {{
+            indexing: summary
+            struct-field key {{
+                indexing: attribute
+            }}
+            struct-field value {{
+                indexing: attribute
+            }}
+        }}
         field embedding type {tensor} {{
             indexing: attribute | index
             attribute {{
@@ -77,13 +88,14 @@ schema {name} {{
 """
 
 
-def write(export: Export, batches: Iterable[Batch]) -> None:
+def write(export: Export, batches: Iterable[Batch], columns: pa.Schema) -> None:
     """`application/`, to be deployed with `vespa deploy`, and `feed.jsonl` for `vespa feed`.
 
     Vespa has no tensors of float16; float32 holds their values, twice as large. Tensors are written as hexadecimal digits.
+    Metadata is a map of texts, for `metadata contains sameElement(key contains "NAME", value contains "VALUE")`.
 
     Raises:
-        ValueError: an empty id, or an id or text with characters that Vespa refuses.
+        ValueError: an empty id, or an id, text or metadata with characters that Vespa refuses.
     """
     cells, metric, score = TYPES[export.type]
     length = export.format.code_bytes if export.type == "bits" else export.format.kept
@@ -104,11 +116,13 @@ def write(export: Export, batches: Iterable[Batch]) -> None:
                     raise ValueError(
                         f"Vespa needs an id for every text, and {row.text[:100]!r} has an empty one"
                     )
-                if REFUSED.search(row.id + row.text):
+                metadata = texts(row.metadata)
+                if REFUSED.search("".join((row.id, row.text, *metadata, *metadata.values()))):
                     raise ValueError(
                         f"Vespa refuses control characters; take them out of {row.id[:100]!r} and encode again"
                     )
-                fields = {"text_id": row.id, "text": row.text, "embedding": {"values": _hex(vector)}}
+                fields = {"text_id": row.id, "text": row.text, "metadata": metadata}
+                fields["embedding"] = {"values": _hex(vector)}
                 operation = {"put": f"id:{export.name}:{export.name}::{row.id}", "fields": fields}
                 file.write(f"{json.dumps(operation, ensure_ascii=False)}\n")
 
@@ -154,7 +168,7 @@ class VespaStore:
         answer = self._post(
             "/search/",
             {
-                "yql": f"select text_id, text from {self._export.name} where "
+                "yql": f"select text_id, text, metadata from {self._export.name} where "
                 f"{{{annotations}}}nearestNeighbor(embedding, q)",
                 "ranking": "similarity",
                 "hits": top,
@@ -162,7 +176,10 @@ class VespaStore:
             },
         )
         hits = answer["root"].get("children", [])
-        return [Hit(h["fields"]["text_id"], h["fields"].get("text", ""), h["relevance"]) for h in hits]
+        return [
+            Hit((f := h["fields"])["text_id"], f.get("text", ""), h["relevance"], f.get("metadata", {}))
+            for h in hits
+        ]
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, which is repeated while Vespa is busy."""

@@ -1,11 +1,13 @@
 """What an engine has to find in an exported index."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 
 from workbench.search import Hit, PackedIndex
+from workbench.search.engines.metadata import json_object
 from workbench.search.engines.vectors import asked, stored
 
 TOP = 10
@@ -50,9 +52,14 @@ def agrees_with_codes(found: list[list[Hit]], index: PackedIndex, queries: np.nd
 
 
 def has_every_row(
-    find: Callable[[np.ndarray, int], list[list[Hit]]], index: PackedIndex, query: np.ndarray
+    find: Callable[[np.ndarray, int], list[list[Hit]]],
+    index: PackedIndex,
+    query: np.ndarray,
+    kept: Callable[[Mapping[str, Any]], dict[str, Any]] = json_object,
 ) -> None:
-    """The engine holds the index's ids and texts, once each."""
+    """The engine holds the index's ids, texts and metadata, as it keeps that, once each."""
     (hits,) = find(query, len(index))
     rows = index.rows(np.arange(len(index)))
-    assert sorted((hit.id, hit.text) for hit in hits) == sorted((row.id, row.text) for row in rows)
+    found = {hit.id: (hit.text, json_object(hit.metadata)) for hit in hits}
+    assert len(found) == len(hits)
+    assert found == {row.id: (row.text, kept(row.metadata)) for row in rows}

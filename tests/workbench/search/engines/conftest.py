@@ -1,6 +1,7 @@
 """Indexes that are exported, and what an engine has to find in them."""
 
 from collections.abc import Callable
+from datetime import date
 
 import numpy as np
 import pytest
@@ -23,12 +24,17 @@ ODD = [
 
 @pytest.fixture(scope="session")
 def exported(clusters) -> Callable[[str], PackedIndex]:
-    """`exported("int8")`: an index in clusters; the first ids and texts are odd ones."""
+    """`exported("int8")`: an index in clusters; the first ids, texts and metadata are odd ones."""
 
     def make(precision: str) -> PackedIndex:
         ids = [*ODD, *(f"id{i}" for i in range(len(ODD), ROWS))]
         texts = [*reversed(ODD), *(f"text {i}" for i in range(len(ODD), ROWS))]
-        return PackedIndex(StorageFormat(precision, DIM).encode(clusters(ROWS, DIM)), ids, texts)
+        metadata = [{"number": i, "share": i / 7, 'a "name"': text} for i, text in enumerate(ODD)]
+        metadata += [
+            {"number": i, "is_even": i % 2 == 0, "day": date(2026, 1, 1 + i % 28)} for i in range(ROWS - 10)
+        ]
+        metadata += [{}, {"vector": "not the vector"}]
+        return PackedIndex(StorageFormat(precision, DIM).encode(clusters(ROWS, DIM)), ids, texts, metadata)
 
     return make
 

@@ -1,5 +1,6 @@
 """Exports loaded into real engines that run in a process or from a wheel: they find what exact search finds."""
 
+import importlib
 import json
 import logging
 import shutil
@@ -17,6 +18,7 @@ from tests.workbench.search.engines.agreement import (
     has_every_row,
     recall,
 )
+from tests.workbench.search.engines.conftest import ODD
 from workbench.search import Hit, IndexFolder, PackedIndex
 from workbench.search.engines import Export, export_index, load_export, open_store
 
@@ -51,7 +53,8 @@ def engine(request, tmp_path):
 def few(index, count=60):
     """The first rows of an index."""
     rows = index.rows(np.arange(count))
-    return PackedIndex(index.vectors[:count], [row.id for row in rows], [row.text for row in rows])
+    metadata = [row.metadata for row in rows]
+    return PackedIndex(index.vectors[:count], [row.id for row in rows], [row.text for row in rows], metadata)
 
 
 @pytest.fixture
@@ -121,6 +124,28 @@ def test_loading_again_replaces_rows_and_adds_none(engine, exported, queries, tm
         export_index(index, name, tmp_path / "out", vectors, "again")
         assert load_export(tmp_path / "out", target).rows == count
     has_every_row(opened(tmp_path / "out", target).search, index, queries[:1])
+
+
+def test_metadata_can_be_filtered_by(engine, exported, queries, tmp_path, opened):
+    """In each engine's own language; the first ids of `exported` are odd ones, and the metadata after them counts from 0."""
+    name, target = engine
+    export_index(exported("int8"), name, tmp_path / "out", "float32", "filtered")
+    store = opened(tmp_path / "out", target)
+    load(store)
+    expected = {f"id{len(ODD) + number}" for number in range(3)} | set(ODD[:3])
+    if name == "qdrant":
+        models = importlib.import_module("qdrant_client").models
+        few = models.FieldCondition(key="metadata.number", range=models.Range(lt=3))
+        points, _ = store.client.scroll("filtered", models.Filter(must=[few]), limit=100)
+        found = [point.payload["id"] for point in points]
+    elif name == "milvus":
+        found = [row["id"] for row in store.client.query("filtered", 'metadata["number"] < 3', ["id"])]
+    elif name == "lancedb":
+        found = store.table.search().where("metadata.number < 3").limit(100).to_arrow()["id"].to_pylist()
+    else:
+        select = "SELECT id FROM filtered WHERE (metadata->>'number')::int < 3"
+        found = [id_ for (id_,) in store.connection.execute(select)]
+    assert sorted(found) == sorted(expected)
 
 
 def test_another_table_of_that_name_is_left_alone(engine, exported, queries, tmp_path, opened):
@@ -206,9 +231,12 @@ def test_qdrants_own_engine_takes_the_points(precision, vectors, exported, queri
             nearest = edge.Query.Nearest([float(value) for value in vector])
             params = edge.SearchParams(exact=True)
             request = edge.SearchRequest(query=nearest, limit=top, with_payload=True, params=params)
-            found.append([(p.payload["id"], p.payload["text"], p.score) for p in shard.search(request)])
+            found.append([(p.payload, p.score) for p in shard.search(request)])
         kept = export.format.kept
-        return [[Hit(i, t, 1 - 2 * abs(s) / kept if is_bits else s) for i, t, s in hits] for hits in found]
+        return [
+            [Hit(p["id"], p["text"], 1 - 2 * abs(s) / kept if is_bits else s, p["metadata"]) for p, s in hits]
+            for hits in found
+        ]
 
     if is_bits:
         agrees_with_codes(search(queries), index, queries, "bits")
@@ -224,9 +252,12 @@ def test_an_index_folder_is_exported_without_what_was_deleted(exported, queries,
     texts = [row.text for row in whole.rows(np.arange(len(whole)))]
     folder = IndexFolder.create(tmp_path / "index", whole.format)
     for part in (slice(0, 700), slice(700, None)):
-        folder.add(whole.vectors[part], ids[part], texts[part])
+        folder.add(
+            whole.vectors[part], ids[part], texts[part], [{"part": part.start or "first"}] * len(ids[part])
+        )
     folder.delete(ids[5:900])
     export_index(folder, "lancedb", tmp_path / "out")
     load_export(tmp_path / "out", str(tmp_path / "lance"))
     found = opened(tmp_path / "out", str(tmp_path / "lance")).search(queries)
     assert recall(found, folder.search(queries, TOP)) >= 0.99
+    assert {hit.metadata["part"] for hits in found for hit in hits} <= {"first", "700"}

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,14 +13,15 @@ from bitembed_core import StorageFormat
 from workbench import cli, index_commands
 from workbench.search import PackedIndex
 from workbench.search.engines import ENGINES, Export, export_index, load_export
+from workbench.search.engines.metadata import json_object, json_text, texts
 from workbench.search.engines.vectors import asked, stored
 
 EVERY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 
-def small(precision="int8", ids=("a", "b"), texts=("one", "two")) -> PackedIndex:
+def small(precision="int8", ids=("a", "b"), texts=("one", "two"), metadata=None) -> PackedIndex:
     x = np.random.default_rng(0).standard_normal((len(ids), 16)).astype(np.float32)
-    return PackedIndex(StorageFormat(precision, 16).encode(x), ids, texts)
+    return PackedIndex(StorageFormat(precision, 16).encode(x), ids, texts, metadata)
 
 
 def test_command_line_knows_every_engine():
@@ -85,6 +88,50 @@ def test_texts_that_an_engine_cannot_hold_leave_what_was_there(engine, ids, text
         export_index(small(ids=ids, texts=texts), engine, tmp_path / "out")
     assert Export.open(tmp_path / "out").rows == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    if reason != "empty":
+        odd = {"mark": "".join((*ids, *texts))}
+        with pytest.raises(ValueError, match=reason):
+            export_index(small(metadata=[{}, odd]), engine, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["\\u0000", "\\\\u0000", "a\\", "\\\0", "\0"])
+def test_a_nul_is_told_from_a_text_about_one(text, tmp_path):
+    index = small(metadata=[{"mark": text}, {}])
+    if "\0" in text:
+        with pytest.raises(ValueError, match="NUL"):
+            export_index(index, "pgvector", tmp_path / "out")
+    else:
+        export_index(index, "pgvector", tmp_path / "out")
+
+
+def test_metadata_in_the_types_of_json():
+    odd = {
+        "day": date(2026, 2, 3),
+        "moment": datetime(2026, 2, 3, 4, 5, tzinfo=UTC),
+        "price": Decimal("1.50"),
+        "nothing": float("nan"),
+        "list": [1, float("inf"), {"deep": date(2026, 2, 3)}],
+        "is": True,
+        "text": 'ü "quoted"',
+    }
+    wanted = {
+        "day": "2026-02-03",
+        "moment": "2026-02-03T04:05:00+00:00",
+        "price": "1.50",
+        "nothing": None,
+        "list": [1, None, {"deep": "2026-02-03"}],
+        "is": True,
+        "text": 'ü "quoted"',
+    }
+    assert json_object(odd) == json.loads(json_text(odd)) == wanted
+    assert texts(odd) == {
+        "day": "2026-02-03",
+        "moment": "2026-02-03T04:05:00+00:00",
+        "price": "1.50",
+        "list": '[1, null, {"deep": "2026-02-03"}]',
+        "is": "true",
+        "text": 'ü "quoted"',
+    }
 
 
 @EVERY_ENGINE
@@ -100,7 +147,7 @@ def test_folders_that_are_no_export(tmp_path):
     manifest = tmp_path / "out" / "export.json"
     said = json.loads(manifest.read_text())
     for change, reason in [
-        ({"version": 9}, "version 1"),
+        ({"version": 1}, "version 2; make it again"),
         ({"type": "int3"}, "damaged"),
         ({"name": '"'}, "damaged"),
     ]:

@@ -15,6 +15,7 @@ from tests.workbench.search.engines.agreement import (
 )
 from tests.workbench.search.engines.vespa_server import VespaServer
 from workbench.search.engines import export_index, load_export, open_store
+from workbench.search.engines.metadata import texts
 from workbench.search.engines.vectors import stored
 
 
@@ -52,7 +53,7 @@ def test_load_and_search(precision, vectors, exported, queries, tmp_path, serve)
         agrees_with_codes(store.search(queries, TOP), index, queries, export.type)
     else:
         agrees_with_the_index(store.search(queries, TOP), index, queries)
-    has_every_row(store.search, index, queries[:1])
+    has_every_row(store.search, index, queries[:1], texts)
 
 
 def test_files_are_as_vespa_documents_them(exported, tmp_path):

@@ -71,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def found(self, body: dict[str, Any]) -> dict[str, Any]:
         form = (
-            f"select text_id, text from {self.server.name} where "
+            f"select text_id, text, metadata from {self.server.name} where "
             r"{targetHits: (\d+), approximate: (?:true|false)}nearestNeighbor\(embedding, q\)"
         )
         assert re.fullmatch(form.replace("{t", r"\{t").replace("}n", r"\}n"), body["yql"])
@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         hits = [
             {
                 "relevance": self.server.relevance(fields["embedding"], query),
-                "fields": {name: fields[name] for name in ("text_id", "text") if fields[name]},
+                "fields": {name: fields[name] for name in ("text_id", "text", "metadata") if fields[name]},
             }
             for fields in self.server.documents.values()
         ]
