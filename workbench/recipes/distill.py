@@ -1,10 +1,11 @@
 """Stage 2: supervised fine-tuning of the ternary model, which imitates the teacher at every output
 precision."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bitembed_core.storage.precisions import split_name
 from workbench.config import option
 from workbench.recipes.settings import TEACHER_VECTORS_HELP, TRIPLETS_HELP, Record, TrainingConfig
 from workbench.recipes.stage import Conversion, Examples, Stage, run_stage
@@ -42,7 +43,7 @@ class DistillConfig(TrainingConfig):
     rotation: Literal["none", "random", "fitted", "principal"] = option(
         "none",
         "turn the vectors so that rounding takes less, at random or fitted to the teacher's (ITQ), or to their principal "
-        "axes; kept with the model; none is what the backbone has (paper: none)",
+        "axes, mixed within what the shortest of bits keeps; the model keeps it; none is what the backbone has (paper: none)",
     )
     contrastive_weight: float = option(
         1.0, "weight of InfoNCE over all positives and hard negatives of the batch"
@@ -76,6 +77,11 @@ def distill(config: DistillConfig) -> Iterator[Record]:
     yield from run_stage(distill_stage(config))
 
 
+def fewest_kept(bits: Sequence[int | str]) -> int | None:
+    """How many components the shortest of the output precisions keeps; None if all keep all."""
+    return min((kept for name in bits if (kept := split_name(str(name))[1])), default=None)
+
+
 def distill_stage(config: DistillConfig) -> Stage:
     """Raises ValueError if there is no teacher."""
     if config.teacher is None:
@@ -87,5 +93,6 @@ def distill_stage(config: DistillConfig) -> Stage:
         config.teacher,
         Conversion(config.sites, config.calibration_texts, config.learned_scales),
         config.rotation,
+        fewest_kept(config.bits),
         config.teacher_vectors,
     )

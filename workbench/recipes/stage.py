@@ -62,7 +62,8 @@ class Stage:
 
     `teacher` is the model to imitate and to mine negatives with, as the catalog names it. Without a `conversion` the
     backbone is trained as it is. The student's vectors are turned by `rotation`, and so are a teacher's that have none of
-    their own; "none" keeps the backbone's. `teacher_vectors` is the folder that keeps the teacher's.
+    their own; "none" keeps the backbone's. Formats will keep the first `rotation_keeps` of "principal" axes, None
+    for all. `teacher_vectors` is the folder that keeps the teacher's.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Stage:
     teacher: str | None = None
     conversion: Conversion | None = None
     rotation: RotationKind = "none"
+    rotation_keeps: int | None = None
     teacher_vectors: str | None = None
 
 
@@ -134,7 +136,7 @@ def prepare(stage: Stage) -> Training:
             learn_scales(student.model)
     if stage.rotation != "none":
         texts = sample_texts(sources, ROTATION_TEXTS, config.seed)
-        rotate(student, stage.rotation, texts, config.seed, fitted_to=teacher)
+        rotate(student, stage.rotation, texts, config.seed, stage.rotation_keeps, fitted_to=teacher)
     if teacher is not None and teacher.rotation is None and teacher.dimension == student.dimension:
         teacher.rotation = student.rotation  # or imitating its vectors would undo the student's
     run, objective = Run(Path(config.out)), Objective.of(config)

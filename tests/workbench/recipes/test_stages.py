@@ -15,6 +15,7 @@ from bitembed_core.conversion import bit_linears
 from workbench.catalog import shards
 from workbench.catalog.example import Example
 from workbench.recipes import mining
+from workbench.recipes import stage as stages
 from workbench.recipes.distill import DistillConfig, distill
 from workbench.recipes.pretrain import PretrainConfig, pretrain
 from workbench.recipes.stage import overlap_filter, sample_texts
@@ -146,6 +147,25 @@ def test_a_rotation_does_not_disturb_imitation_and_is_kept(
     assert packed.rotation is not None
     again = DistillConfig(out=str(tmp_path / "again"), **common | {"backbone": str(tmp_path / "turned")})
     assert next(distill(again))["regression"] == pytest.approx(turned[-1]["regression"], rel=0.5)
+
+
+def test_principal_axes_are_mixed_within_what_the_shortest_format_keeps(
+    tiny_model_folder: Path, tmp_path: Path, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(stages, "rotate", lambda _, kind, *others, **__: asked.append((kind, others[-1])))
+    for bits in ((16, "int2-fitted-8d", "int8-12d"), (16, 1)):
+        config = DistillConfig(
+            out=str(tmp_path / str(bits[1])),
+            backbone=str(tiny_model_folder),
+            teacher=str(tiny_model_folder),
+            triplets=data["triplets"],
+            rotation="principal",
+            bits=bits,
+            **SMALL,
+        )
+        assert np.isfinite(next(distill(config))["contrastive"])
+    assert asked == [("principal", 8), ("principal", None)]
 
 
 def test_pretraining_alone_is_contrastive(
