@@ -43,7 +43,7 @@ class DistillConfig(TrainingConfig):
     rotation: Literal["none", "random", "fitted", "principal"] = option(
         "none",
         "turn the vectors so that rounding takes less, at random or fitted to the teacher's (ITQ), or to their principal "
-        "axes, mixed within what the shortest of bits keeps; the model keeps it; none is what the backbone has (paper: none)",
+        "axes, mixed within what the shortest of bits keeps; the model has it; none is what the backbone has (paper: none)",
     )
     contrastive_weight: float = option(
         1.0, "weight of InfoNCE over all positives and hard negatives of the batch"
