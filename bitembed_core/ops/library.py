@@ -102,7 +102,9 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "supported": (c_char_p, []),
     "isa": (c_char_p, []),
     "select": (c_int, [c_char_p]),
+    "use_openmp": (None, [c_void_p, c_void_p, c_void_p]),
     "pack_panels": (c_int, [c_void_p, c_int64, c_int64, c_void_p, c_int]),
+    "ternary_panels": (None, [c_void_p, c_int64, c_int64, c_float, c_void_p, c_void_p, c_int]),
     "panel_bytes": (c_int64, [c_int64, c_int64]),
     "any_zero_nibble": (c_int, [c_void_p, c_int64, c_int]),
     "any_field_3": (c_int, [c_void_p, c_int64, c_int]),
@@ -110,10 +112,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [c_void_p, c_int64, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_void_p, c_int, c_int],
     ),
-    "scale_sums": (None, [c_void_p, c_int64, c_int64, *[c_void_p] * 3, c_int, c_int]),
     "scale_gradient": (c_int, [c_void_p, c_int64, c_int64, *[c_void_p] * 3, c_int, c_int]),
     "norm_backward": (c_int, [*[c_void_p] * 2, c_int64, c_int64, *[c_void_p] * 4, *[c_int] * 3]),
     "linears": (c_int, [c_void_p, c_int64, POINTER(Linear), c_int64, POINTER(c_void_p), c_int, c_int]),
+    "latent_linear": (c_int, [c_void_p, c_int64, POINTER(Linear), *[c_void_p] * 4, *[c_int] * 3]),
     "feed_forward": (c_int, [c_void_p, c_int64, *[POINTER(Linear)] * 3, c_int32, c_void_p, c_int]),
     "rotate": (None, [c_void_p, c_void_p, c_int64, c_int64, c_int64, POINTER(Norm), c_void_p, c_int]),
     "attention": (c_int, [*[c_void_p] * 4, *[c_int64] * 4, c_float, c_int32, c_int64, c_void_p, c_int]),
@@ -131,7 +133,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 
 # Of these, a result other than 0 means that there was not enough memory.
 NEED_MEMORY = (
-    *("norm_quantize", "scale_gradient", "norm_backward", "linears"),
+    *("norm_quantize", "scale_gradient", "norm_backward", "linears", "latent_linear"),
     *("feed_forward", "attention", "pool", "encode", "search"),
 )
 FLOATS = (torch.float32, torch.bfloat16)  # what the passes of training read and write
@@ -157,11 +159,26 @@ def load() -> ctypes.CDLL | None:
         function.restype, function.argtypes = result, arguments
         if name in NEED_MEMORY:
             function.errcheck = _enough_memory
+    _share_threads(library)
     asked = os.environ.get(ISA_VARIABLE)
     if asked and library.bitembed_select(asked.encode()):
         supported = library.bitembed_supported().decode().replace(" ", ", ")
         raise ValueError(f"{ISA_VARIABLE}={asked}: not on this machine, which has {supported}")
     return library
+
+
+def _share_threads(library: ctypes.CDLL) -> None:
+    """Let the library work on the threads of torch's OpenMP runtime, where that is one that can be shared."""
+    if not torch.backends.openmp.is_available():
+        return
+    program = ctypes.CDLL(None)
+    try:
+        shared = [
+            getattr(program, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+        ]
+    except AttributeError:
+        return
+    library.bitembed_use_openmp(*[ctypes.cast(function, c_void_p) for function in shared])
 
 
 def available() -> bool:

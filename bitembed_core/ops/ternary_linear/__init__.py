@@ -3,8 +3,7 @@
 Kernels, by name:
 - `reference`: floating-point product of the dequantized factors; runs everywhere.
 - `int8`: exact integer product through `torch._int_mm`, with blocked norm and quantization; CPU.
-- `native`: weights at two bits, through the native library (`ops/library.py`); training uses the product of `int8`, with
-  native passes around it; CPU.
+- `native`: weights at two bits, through the native library (`ops/library.py`), in training too; CPU.
 - `triton`: weights at two bits in inference, int8 tensor cores in training too; CUDA (`ops/gpu.py`).
 """
 
@@ -93,7 +92,7 @@ KERNELS = {
     "native": TernaryLinearKernel(
         "native",
         partial(integer.ternary_linear, passes=NATIVE),
-        partial(integer.frozen_ternary_linear, passes=NATIVE),
+        integer.frozen_ternary_linear,
         TwoBits(native.PanelWeight, native.ternary_linear),
     ),
     "triton": TernaryLinearKernel(

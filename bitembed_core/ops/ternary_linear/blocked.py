@@ -1,4 +1,4 @@
-"""The passes around the integer kernel's products in plain torch, a block of tokens at a time.
+"""The integer kernel's forward pass, and the passes around its gradient's products, in plain torch, a block at a time.
 
 Norm and quantization are a dozen cheap operations on the input. Over the whole tensor each of them streams through
 memory and allocates; over a block that stays in the cache they need not. Blocks are whole tokens and every
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from bitembed_core.ops.ternary_linear.operands import Norm
-from bitembed_core.quantizers import EPS
+from bitembed_core.ops.ternary_linear.operands import Forward, Norm
+from bitembed_core.quantizers import EPS, quantize_weight
 
+SUMS = 1 << 18  # int32 sums held at once: a megabyte, which stays in the cache until it has been rescaled
 BLOCK_ELEMENTS = 1 << 17  # of float32: half a megabyte
 
 
@@ -42,10 +44,33 @@ def quantize_normalised(x_MK: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor
     return codes_MK, scale_M1, inverse_rms_M1
 
 
-def rescale(sums_MN: Tensor, scale_M1: Tensor, bias: Tensor | None, y_MN: Tensor) -> None:
-    """Write `sums * scale + bias` of int32 sums into y, of any floating-point dtype."""
-    block = sums_MN * scale_M1
-    y_MN.copy_(block if bias is None else block.add_(bias))
+def scaled_product(
+    x_codes_MK: Tensor, w_codes_NK: Tensor, scale_M1: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """`x w^T * scale + bias` (M, N) in `dtype`; the sums of int8 x and w are exact, in int32."""
+    if x_codes_MK.shape[1] == 1:  # torch 2.13 leaves the result of _int_mm unwritten when K is 1
+        x_codes_MK, w_codes_NK = F.pad(x_codes_MK, (0, 1)), F.pad(w_codes_NK, (0, 1))
+    tokens, features = x_codes_MK.shape[0], w_codes_NK.shape[0]
+    y_MN = torch.empty(tokens, features, dtype=dtype)
+    at_once = min(tokens, max(1, SUMS // features))
+    sums = torch.empty(at_once, features, dtype=torch.int32)
+    for start in range(0, tokens, max(1, at_once)):
+        rows = slice(start, start + at_once)
+        some = sums[: len(y_MN[rows])]
+        torch._int_mm(x_codes_MK[rows], w_codes_NK.t(), out=some)
+        block = some * scale_M1[rows]
+        y_MN[rows] = block if bias is None else block.add_(bias)
+    return y_MN
+
+
+def forward(
+    x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, dtype: torch.dtype
+) -> Forward:
+    """The layer, in `dtype`, and what its gradient needs."""
+    x_codes_MK, x_scale_M1, inverse_rms_M1 = quantize_normalised(x_MK, norm)
+    w_codes_NK, w_scale = quantize_weight(weight_NK)
+    y_MN = scaled_product(x_codes_MK, w_codes_NK, x_scale_M1 * w_scale, bias, dtype)
+    return Forward(y_MN, x_codes_MK, x_scale_M1, inverse_rms_M1, w_codes_NK, w_scale)
 
 
 def scale_gradient(grad_MN: Tensor, scale_M1: Tensor, with_sum: bool) -> tuple[Tensor, Tensor | None]:

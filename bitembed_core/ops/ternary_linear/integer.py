@@ -9,13 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from bitembed_core.ops.ternary_linear import blocked
 from bitembed_core.ops.ternary_linear.operands import Norm
 from bitembed_core.ops.ternary_linear.passes import BLOCKED, Passes
-from bitembed_core.quantizers import quantize_weight
-
-SUMS = 1 << 18  # int32 sums held at once: a megabyte, which stays in the cache until it has been rescaled
 
 
 def ternary_linear(
@@ -37,35 +34,11 @@ def frozen_ternary_linear(
     scale: Tensor,
     bias: Tensor | None = None,
     norm: Norm | None = None,
-    passes: Passes = BLOCKED,
 ) -> Tensor:
     """As `reference.frozen_ternary_linear`, with the product taken in integers and without gradients."""
-    x_codes_MK, x_scale_M1, _ = passes.quantize(x.flatten(0, -2), norm)
-    y_MN = scaled_product(x_codes_MK, codes, x_scale_M1 * scale, bias, output_dtype(x), passes)
+    x_codes_MK, x_scale_M1, _ = blocked.quantize_normalised(x.flatten(0, -2), norm)
+    y_MN = blocked.scaled_product(x_codes_MK, codes, x_scale_M1 * scale, bias, output_dtype(x))
     return y_MN.unflatten(0, x.shape[:-1])
-
-
-def scaled_product(
-    x_codes_MK: Tensor,
-    w_codes_NK: Tensor,
-    scale_M1: Tensor,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-    passes: Passes = BLOCKED,
-) -> Tensor:
-    """`x w^T * scale + bias` (M, N) in `dtype`; the sums of int8 x and w are exact, in int32."""
-    if x_codes_MK.shape[1] == 1:  # torch 2.13 leaves the result of _int_mm unwritten when K is 1
-        x_codes_MK, w_codes_NK = F.pad(x_codes_MK, (0, 1)), F.pad(w_codes_NK, (0, 1))
-    tokens, features = x_codes_MK.shape[0], w_codes_NK.shape[0]
-    y_MN = torch.empty(tokens, features, dtype=dtype)
-    at_once = min(tokens, max(1, SUMS // features))
-    sums = torch.empty(at_once, features, dtype=torch.int32)
-    for start in range(0, tokens, max(1, at_once)):
-        rows = slice(start, start + at_once)
-        some = sums[: len(y_MN[rows])]
-        torch._int_mm(x_codes_MK[rows], w_codes_NK.t(), out=some)
-        passes.rescale(some, scale_M1[rows], bias, y_MN[rows])
-    return y_MN
 
 
 class _TernaryLinear(torch.autograd.Function):
@@ -81,25 +54,15 @@ class _TernaryLinear(torch.autograd.Function):
     ) -> Tensor:
         norm = Norm(gain, eps) if gain is not None else None
         x_MK = x.flatten(0, -2)
-        x_codes_MK, x_scale_M1, inverse_rms_M1 = passes.quantize(x_MK, norm)
-        w_codes_NK, w_scale = quantize_weight(weight)
-        ctx.save_for_backward(
-            x_MK if gain is not None else None,
-            x_codes_MK,
-            x_scale_M1,
-            inverse_rms_M1,
-            w_codes_NK,
-            w_scale,
-            gain,
-        )
+        y_MN, *kept = passes.forward(x_MK, weight, bias, norm, output_dtype(x))
+        ctx.save_for_backward(x_MK if gain is not None else None, gain, *kept)
         ctx.eps, ctx.x_shape, ctx.x_dtype, ctx.w_dtype = eps, x.shape, x.dtype, weight.dtype
-        ctx.product_dtype, ctx.has_bias, ctx.passes = output_dtype(x), bias is not None, passes
-        y_MN = scaled_product(x_codes_MK, w_codes_NK, x_scale_M1 * w_scale, bias, ctx.product_dtype, passes)
+        ctx.product_dtype, ctx.has_bias, ctx.passes = y_MN.dtype, bias is not None, passes
         return y_MN.unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x_MK, x_codes_MK, x_scale_M1, inverse_rms_M1, w_codes_NK, w_scale, gain = ctx.saved_tensors
+        x_MK, gain, x_codes_MK, x_scale_M1, inverse_rms_M1, w_codes_NK, w_scale = ctx.saved_tensors
         dtype, passes = ctx.product_dtype, ctx.passes
         grad_MN = grad_outputs[0].flatten(0, -2).to(dtype)
         scaled_grad_MN, grad_bias = passes.scale_gradient(grad_MN, x_scale_M1, ctx.has_bias)

@@ -5,36 +5,23 @@ Integers are those of `integer.py` bit for bit, given the same inverse RMS; its 
 
 from collections.abc import Sequence
 from ctypes import c_void_p
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from bitembed_core.ops import library
 from bitembed_core.ops.ternary_linear.operands import Norm
+from bitembed_core.quantizers import EPS
 
 
-class PanelWeight:
-    """A ternary weight (out, in) in the order in which the kernels read it: 2 bits a weight.
+class Panels:
+    """Ternary codes (out, in) in the order in which the kernels read them, two bits each; not filled in yet."""
 
-    Args:
-        packed: uint8 (out, ceil(in / 4)), as in `ternary_packing`.
-        in_features: columns of the weight.
-
-    Raises:
-        ValueError: a field is 3, which is no ternary code.
-    """
-
-    def __init__(self, packed: Tensor, in_features: int) -> None:
-        native = library.native()
-        self.out_features, self.in_features = packed.shape[0], in_features
-        size = native.bitembed_panel_bytes(self.out_features, in_features)
+    def __init__(self, out_features: int, in_features: int) -> None:
+        self.out_features, self.in_features = out_features, in_features
+        size = library.native().bitembed_panel_bytes(out_features, in_features)
         self.panels = torch.empty(size, dtype=torch.uint8)
-        packed = packed.contiguous()
-        arguments = (packed.data_ptr(), self.out_features, in_features, self.panels.data_ptr())
-        if native.bitembed_pack_panels(*arguments, library.threads()):
-            raise ValueError(
-                "a packed weight has a field of value 3, which is no ternary code: it is damaged"
-            )
 
     def operand(self, scale: float, bias: Tensor | None, norm: Norm | None) -> library.Linear:
         """What the library takes; `bias` and the norm's gain must be float32. It holds on to the tensors."""
@@ -49,6 +36,50 @@ class PanelWeight:
         )
         operand.tensors = (self.panels, bias, norm)
         return operand
+
+
+class LatentWeight(Panels):
+    """The panels of a latent weight, and its int8 `codes` (out, in)."""
+
+    def __init__(self, weight_NK: Tensor, scale: Tensor) -> None:
+        super().__init__(*weight_NK.shape)
+        weight = weight_NK.detach().float().contiguous()
+        self.codes = torch.empty(weight.shape, dtype=torch.int8)
+        library.native().bitembed_ternary_panels(
+            library.pointer(weight),
+            *weight.shape,
+            float(scale + EPS),
+            library.pointer(self.codes),
+            library.pointer(self.panels),
+            library.threads(),
+        )
+
+    @classmethod
+    def quantized(cls, weight_NK: Tensor) -> tuple[Self, Tensor]:
+        """Eq 1: the weight, and its scale (); both equal `quantizers.quantize_weight`."""
+        scale = weight_NK.detach().float().abs().mean()
+        return cls(weight_NK, scale), scale
+
+
+class PanelWeight(Panels):
+    """A packed weight (out, in) in the order in which the kernels read it.
+
+    Args:
+        packed: uint8 (out, ceil(in / 4)), as in `ternary_packing`.
+        in_features: columns of the weight.
+
+    Raises:
+        ValueError: a field is 3, which is no ternary code.
+    """
+
+    def __init__(self, packed: Tensor, in_features: int) -> None:
+        super().__init__(packed.shape[0], in_features)
+        packed = packed.contiguous()
+        arguments = (packed.data_ptr(), self.out_features, in_features, self.panels.data_ptr())
+        if library.native().bitembed_pack_panels(*arguments, library.threads()):
+            raise ValueError(
+                "a packed weight has a field of value 3, which is no ternary code: it is damaged"
+            )
 
 
 def ternary_linear(

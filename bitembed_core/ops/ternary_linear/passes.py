@@ -1,9 +1,10 @@
-"""The passes around the integer products of a ternary linear in training: in plain torch, or by the native library.
+"""A ternary linear in training, but for the products of its gradient: in plain torch, or by the native library.
 
-Each reads and writes its tensors once in the library; `rescale` gives the same bits either way, sums over tokens and
-features differ in their order.
+The library reads and writes each tensor once. Codes are the same either way, given the same inverse RMS; sums over tokens
+and features differ in their order.
 """
 
+import ctypes
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,37 +12,42 @@ import torch
 from torch import Tensor
 
 from bitembed_core.ops import library
-from bitembed_core.ops.norm_quantize.native import norm_quantize
 from bitembed_core.ops.ternary_linear import blocked
-from bitembed_core.ops.ternary_linear.operands import Norm
+from bitembed_core.ops.ternary_linear.native import LatentWeight, float_norm, float_or_none
+from bitembed_core.ops.ternary_linear.operands import Forward, Norm
 
 
 class Passes(NamedTuple):
     """One implementation; see `blocked.py` for what each pass computes."""
 
-    quantize: Callable[[Tensor, Norm | None], tuple[Tensor, Tensor, Tensor]]
-    rescale: Callable[[Tensor, Tensor, Tensor | None, Tensor], None]
+    forward: Callable[[Tensor, Tensor, Tensor | None, Norm | None, torch.dtype], Forward]
     scale_gradient: Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
     norm_backward: Callable[[Tensor, Tensor, Tensor, Norm], tuple[Tensor, Tensor]]
 
 
-def rescale(sums_MN: Tensor, scale_M1: Tensor, bias: Tensor | None, y_MN: Tensor) -> None:
-    """As `blocked.rescale`."""
-    tokens, features = sums_MN.shape
-    if y_MN.dtype not in library.FLOATS:
-        return blocked.rescale(sums_MN, scale_M1, bias, y_MN)
-    bias = None if bias is None else bias.detach().float().contiguous()
-    library.native().bitembed_scale_sums(
-        library.pointer(sums_MN),
+def forward(
+    x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, dtype: torch.dtype
+) -> Forward:
+    """As `blocked.forward`."""
+    tokens, features = x_MK.shape
+    x, norm = library.float32_or_bfloat16(x_MK), float_norm(norm)
+    weight, w_scale = LatentWeight.quantized(weight_NK)
+    codes = torch.empty(tokens, features, dtype=torch.int8)
+    scale, inverse_rms = torch.empty(tokens, 1), torch.empty(tokens, 1)
+    y = torch.empty(tokens, len(weight_NK), dtype=dtype if dtype in library.FLOATS else torch.float32)
+    library.native().bitembed_latent_linear(
+        library.pointer(x),
         tokens,
-        features,
-        library.pointer(scale_M1),
-        library.pointer(bias),
-        library.pointer(y_MN),
-        y_MN.dtype == torch.bfloat16,
+        ctypes.byref(weight.operand(float(w_scale), float_or_none(bias), norm)),
+        library.pointer(codes),
+        library.pointer(scale),
+        library.pointer(inverse_rms),
+        library.pointer(y),
+        x.dtype == torch.bfloat16,
+        y.dtype == torch.bfloat16,
         library.threads(),
     )
-    return None
+    return Forward(y.to(dtype), codes, scale, inverse_rms, weight.codes, w_scale)
 
 
 def scale_gradient(grad_MN: Tensor, scale_M1: Tensor, with_sum: bool) -> tuple[Tensor, Tensor | None]:
@@ -89,5 +95,5 @@ def norm_backward(grad_MK: Tensor, x_MK: Tensor, inverse_rms_M1: Tensor, norm: N
     return grad_x, grad_gain
 
 
-BLOCKED = Passes(blocked.quantize_normalised, blocked.rescale, blocked.scale_gradient, blocked.norm_backward)
-NATIVE = Passes(norm_quantize, rescale, scale_gradient, norm_backward)
+BLOCKED = Passes(blocked.forward, blocked.scale_gradient, blocked.norm_backward)
+NATIVE = Passes(forward, scale_gradient, norm_backward)

@@ -74,8 +74,16 @@ const char* bitembed_isa(void);
 /* Use `name` from now on; -1 when this processor or the library does not have it. */
 int bitembed_select(const char* name);
 
+/* Work on the threads of an OpenMP runtime that the program uses besides, so that the two do not compete: its GOMP_parallel,
+   omp_get_thread_num and omp_get_num_threads. Until this is called, the library has threads of its own. */
+void bitembed_use_openmp(void (*parallel)(void (*)(void*), void*, unsigned, unsigned), int (*thread)(void),
+                         int (*threads)(void));
+
 /* Rows of the packed layout (out, ceil(in / 4)) -> panels. Returns -1 when a field is 3, which is no code. */
 int bitembed_pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads);
+/* Latent weights w (out, in) -> codes (out, in) int8, the integers closest to w / divisor within -1 .. 1, and their panels. */
+void bitembed_ternary_panels(const float* w, int64_t out, int64_t in, float divisor, int8_t* codes, uint8_t* panels,
+                             int threads);
 int64_t bitembed_panel_bytes(int64_t out, int64_t in);
 /* Whether the n bytes hold what is no code: a half byte 0 (int4), a field 3 (ternary). */
 int bitembed_any_zero_nibble(const uint8_t* bytes, int64_t n, int threads);
@@ -85,11 +93,11 @@ int bitembed_any_field_3(const uint8_t* bytes, int64_t n, int threads);
    bfloat16 when bf16 is not 0. */
 int bitembed_norm_quantize(const void* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes, float* scale,
                            float* inverse_rms, int bf16, int threads);
-/* The passes around the products of a linear in training. Arrays called void hold bfloat16 where their flag is not 0.
-   y (m, n) = sums * scale of the row + bias; bias (n,) or NULL. */
-void bitembed_scale_sums(const int32_t* sums, int64_t m, int64_t n, const float* scale, const float* bias, void* y,
-                         int bf16, int threads);
-/* y (m, n) = grad * scale of the row, and, unless it is NULL, total (n,) = the sum of grad over the rows. */
+/* A linear in training, in one pass: y (m, out) of x (m, in), and what its gradient needs, codes, scale and inverse_rms as
+   of bitembed_norm_quantize. Here and below arrays called void hold bfloat16 where their flag is not 0. */
+int bitembed_latent_linear(const void* x, int64_t m, const bitembed_linear* w, int8_t* codes, float* scale,
+                           float* inverse_rms, void* y, int x_bf16, int y_bf16, int threads);
+/* The passes around the products of its gradient. y (m, n) = grad * scale of the row, and, unless it is NULL, total (n,) = the sum of grad over the rows. */
 int bitembed_scale_gradient(const void* grad, int64_t m, int64_t n, const float* scale, void* y, float* total, int bf16,
                             int threads);
 /* grad_x (m, n) and grad_gain (n,) of y = gain * x * inverse_rms; grad_x is as wide as x. */

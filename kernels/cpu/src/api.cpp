@@ -120,6 +120,11 @@ BITEMBED_EXPORT int bitembed_select(const char* name) {
     return -1;
 }
 
+BITEMBED_EXPORT void bitembed_use_openmp(void (*parallel)(void (*)(void*), void*, unsigned, unsigned), int (*thread)(void),
+                                         int (*threads)(void)) {
+    bitembed::use_openmp(parallel, thread, threads);
+}
+
 BITEMBED_EXPORT int64_t bitembed_panel_bytes(int64_t out, int64_t in) { return (out + 15) / 16 * ((in + 15) / 16) * 64; }
 
 BITEMBED_EXPORT int bitembed_any_zero_nibble(const uint8_t* bytes, int64_t n, int threads) {
@@ -167,13 +172,13 @@ BITEMBED_EXPORT double bitembed_time_linears(const float* x, int64_t m, const bi
 BITEMBED_EXPORT int bitembed_pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, int threads) {
     return kernels().pack_panels(rows, out, in, panels, threads);
 }
+BITEMBED_EXPORT void bitembed_ternary_panels(const float* w, int64_t out, int64_t in, float divisor, int8_t* codes,
+                                             uint8_t* panels, int threads) {
+    kernels().ternary_panels(w, out, in, divisor, codes, panels, threads);
+}
 BITEMBED_EXPORT int bitembed_norm_quantize(const void* x, int64_t m, int64_t in, const float* gain, float eps,
                                             int8_t* codes, float* scale, float* inverse_rms, int bf16, int threads) {
     return kernels().norm_quantize(x, m, in, gain, eps, codes, scale, inverse_rms, bf16, threads);
-}
-BITEMBED_EXPORT void bitembed_scale_sums(const int32_t* sums, int64_t m, int64_t n, const float* scale,
-                                         const float* bias, void* y, int bf16, int threads) {
-    kernels().scale_sums(sums, m, n, scale, bias, y, bf16, threads);
 }
 BITEMBED_EXPORT int bitembed_scale_gradient(const void* grad, int64_t m, int64_t n, const float* scale, void* y,
                                             float* total, int bf16, int threads) {
@@ -187,6 +192,10 @@ BITEMBED_EXPORT int bitembed_norm_backward(const void* grad, const void* x, int6
 BITEMBED_EXPORT int bitembed_linears(const float* x, int64_t m, const bitembed_linear* linears, int64_t count, void** y,
                                       int bf16, int threads) {
     return kernels().linears(x, m, linears, count, y, bf16, threads);
+}
+BITEMBED_EXPORT int bitembed_latent_linear(const void* x, int64_t m, const bitembed_linear* w, int8_t* codes, float* scale,
+                                           float* inverse_rms, void* y, int x_bf16, int y_bf16, int threads) {
+    return kernels().latent_linear(x, m, w, codes, scale, inverse_rms, y, x_bf16, y_bf16, threads);
 }
 BITEMBED_EXPORT int bitembed_feed_forward(const float* x, int64_t m, const bitembed_linear* gate,
                                            const bitembed_linear* up, const bitembed_linear* down, int32_t activation,

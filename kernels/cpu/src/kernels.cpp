@@ -36,6 +36,47 @@ int pack_panels(const uint8_t* rows, int64_t out, int64_t in, uint8_t* panels, i
     return bad.load() ? -1 : 0;
 }
 
+void ternary_panels(const float* w, int64_t out, int64_t in, float divisor, int8_t* codes, uint8_t* panels, int threads) {
+    const int64_t steps = blocks_of(in, LANES);
+    auto work = [&](Team& team, int thread) {
+        for (int64_t block; (block = team.next(0, thread, blocks_of(out, LANES))) >= 0;) {
+            for (int64_t r = 0; r < LANES; r++) {
+                const int64_t row = block * LANES + r;
+                for (int64_t step = 0; step < steps; step++) {
+                    const int64_t at = step * LANES, some = row < out ? least(LANES, in - at) : 0;
+                    const i8x16 code = ternary_codes(load(w + row * in + at, some), divisor);
+                    if (some) memcpy(codes + row * in + at, &code, static_cast<size_t>(some));
+                    const i8x16 field = code + 1;
+                    uint32_t fours[4];
+                    memcpy(fours, &field, sizeof fours);
+                    uint8_t* to = panels + (block * steps + step) * 64 + r * 4;
+                    for (int i = 0; i < 4; i++)
+                        to[i] = static_cast<uint8_t>(fours[i] | fours[i] >> 6 | fours[i] >> 12 | fours[i] >> 18);
+                }
+            }
+        }
+    };
+    bitembed::run_team(threads, 1, work);
+}
+
+// Codes in the order of panels (width of them) as they follow each other in the token; the order is its own inverse.
+inline void in_token_order(const int8_t* row, int64_t in, int8_t* codes) {
+    for (int64_t i = 0; i < in; i += LANES) {
+        i8x16 sixteen;
+        memcpy(&sixteen, row + i, sizeof sixteen);
+        sixteen = in_panel_order(sixteen);
+        memcpy(codes + i, &sixteen, static_cast<size_t>(least(LANES, in - i)));
+    }
+}
+
+// Token t of x (m, in) as float32: where it lies, or widened into `wide`.
+inline const float* as_float(const void* x, int64_t t, int64_t in, int bf16, float* wide) {
+    if (!bf16) return static_cast<const float*>(x) + t * in;
+    const Bfloat16* narrow = static_cast<const Bfloat16*>(x) + t * in;
+    for (int64_t i = 0; i < in; i += LANES) store(wide + i, load(narrow + i, in - i), in - i);
+    return wide;
+}
+
 int norm_quantize(const void* x, int64_t m, int64_t in, const float* gain, float eps, int8_t* codes, float* scale,
                    float* inverse, int bf16, int threads) {
     const int64_t block = block_tokens(m, threads), width = code_width(in);
@@ -51,35 +92,15 @@ int norm_quantize(const void* x, int64_t m, int64_t in, const float* gain, float
         for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) {
             for (int64_t t = b * block; t < least(m, (b + 1) * block); t++) {
                 int32_t code_sum;
-                const float* token = wide;
-                if (bf16) {
-                    const Bfloat16* narrow = static_cast<const Bfloat16*>(x) + t * in;
-                    for (int64_t i = 0; i < in; i += LANES) store(wide + i, load(narrow + i, in - i));
-                } else {
-                    token = static_cast<const float*>(x) + t * in;
-                }
+                const float* token = as_float(x, t, in, bf16, wide);
                 inverse[t] = gain ? inverse_rms(token, in, eps) : 1.0f;
                 quantize_few(&token, 1, in, gain, inverse + t, scratch, {row, scale + t, &code_sum, width});
-                for (int64_t i = 0; i < width; i += LANES) {  // the order is its own inverse
-                    i8x16 codes_16;
-                    memcpy(&codes_16, row + i, sizeof codes_16);
-                    codes_16 = in_panel_order(codes_16);
-                    memcpy(codes + t * in + i, &codes_16, static_cast<size_t>(least(LANES, in - i)));
-                }
+                in_token_order(row, in, codes + t * in);
             }
         }
     };
     bitembed::run_team(threads, 1, work);
     return 0;
-}
-
-void scale_sums(const int32_t* sums, int64_t m, int64_t n, const float* scale, const float* bias, void* y, int bf16,
-                int threads) {
-    if (bf16) {
-        scale_all(sums, m, n, scale, bias, static_cast<Bfloat16*>(y), threads);
-    } else {
-        scale_all(sums, m, n, scale, bias, static_cast<float*>(y), threads);
-    }
 }
 
 int scale_gradient(const void* grad, int64_t m, int64_t n, const float* scale, void* y, float* total, int bf16,
@@ -162,7 +183,7 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
                 const int64_t share = by_rows ? blocks_of(blocks_of(blocks, team.size), TILE_BLOCKS) * TILE_BLOCKS : blocks;
                 const int64_t begin = by_rows ? least(blocks, thread * share) : 0, end = least(blocks, begin + share);
                 if (bf16) {
-                    linear_bf16(s.codes[i], to - from, w[i], begin, end, static_cast<uint16_t*>(y[i]) + from * width, width);
+                    linear_bf16(s.codes[i], to - from, w[i], begin, end, static_cast<Bfloat16*>(y[i]) + from * width, width);
                 } else {
                     linear(s.codes[i], to - from, w[i], begin, end, static_cast<float*>(y[i]) + from * width, width);
                 }
@@ -170,6 +191,39 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
         };
         if (by_rows) return some(0, m);
         for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) some(b * block, least(m, (b + 1) * block));
+    };
+    bitembed::run_team(threads, 1, work);
+    return 0;
+}
+
+int latent_linear(const void* x, int64_t m, const bitembed_linear* w, int8_t* codes, float* scale, float* inverse, void* y,
+                  int x_bf16, int y_bf16, int threads) {
+    if (m == 0) return 0;
+    const int64_t block = block_tokens(m, threads), in = w->in_features, out = w->out_features;
+    Scratches scratches(threads, most(block, TOKENS_TOGETHER), in, 1, x_bf16 ? in : 0);
+    if (!scratches) return -1;
+    auto work = [&](Team& team, int thread) {
+        BlockScratch& s = scratches[thread];
+        for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) {
+            const int64_t from = b * block, to = least(m, from + block);
+            const Codes made = {s.codes[0].codes, scale + from, s.codes[0].sum, s.codes[0].stride};
+            for (int64_t t = from; t < to; t += TOKENS_TOGETHER) {
+                const int64_t some = least(TOKENS_TOGETHER, to - t);
+                const float* tokens[TOKENS_TOGETHER];
+                for (int64_t j = 0; j < some; j++) {
+                    tokens[j] = as_float(x, t + j, in, x_bf16, s.inner + j * in);
+                    inverse[t + j] = w->gain ? inverse_rms(tokens[j], in, w->norm_eps) : 1.0f;
+                }
+                quantize_few(tokens, some, in, w->gain, inverse + t, s.quantize, made.from(t - from));
+                for (int64_t j = 0; j < some; j++)
+                    in_token_order(made.codes + (t + j - from) * made.stride, in, codes + (t + j) * in);
+            }
+            if (y_bf16) {
+                linear_bf16(made, to - from, *w, 0, row_blocks(*w), static_cast<Bfloat16*>(y) + from * out, out);
+            } else {
+                linear(made, to - from, *w, 0, row_blocks(*w), static_cast<float*>(y) + from * out, out);
+            }
+        }
     };
     bitembed::run_team(threads, 1, work);
     return 0;
@@ -281,8 +335,9 @@ int search(const int8_t* queries, int64_t query_count, const uint8_t* codes, con
 }  // namespace
 
 const bitembed::Kernels& bitembed::BITEMBED_KERNELS() {
-    static const Kernels kernels = {BITEMBED_NAME, pack_panels,    norm_quantize, scale_sums, scale_gradient,
-                                    norm_backward, linears,        feed_forward,  rotate,     attention,
-                                    lookup,        pool,           encode,        search,     peak_gops};
+    static const Kernels kernels = {BITEMBED_NAME,  pack_panels,   ternary_panels, norm_quantize,
+                                    scale_gradient, norm_backward, linears,        latent_linear,
+                                    feed_forward,   rotate,        attention,      lookup,
+                                    pool,           encode,        search,         peak_gops};
     return kernels;
 }

@@ -8,11 +8,12 @@ namespace bitembed {
 struct Kernels {
     const char* name;
     decltype(&bitembed_pack_panels) pack_panels;
+    decltype(&bitembed_ternary_panels) ternary_panels;
     decltype(&bitembed_norm_quantize) norm_quantize;
-    decltype(&bitembed_scale_sums) scale_sums;
     decltype(&bitembed_scale_gradient) scale_gradient;
     decltype(&bitembed_norm_backward) norm_backward;
     decltype(&bitembed_linears) linears;
+    decltype(&bitembed_latent_linear) latent_linear;
     decltype(&bitembed_feed_forward) feed_forward;
     decltype(&bitembed_rotate) rotate;
     decltype(&bitembed_attention) attention;

@@ -75,13 +75,13 @@ inline void linear(const Codes& x, int64_t count, const bitembed_linear& w, int6
               });
 }
 
-inline void linear_bf16(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, uint16_t* y,
+inline void linear_bf16(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, Bfloat16* y,
                         int64_t stride) {
     for_tiles(x, count, w, from, to, nullptr, 0,
               [&](int64_t t, int64_t row, int64_t tokens, int64_t rows, const float* values, int64_t apart) {
                   for (int64_t i = 0; i < tokens; i++)
-                      for (int64_t n = 0; n < rows; n++)
-                          y[(t + i) * stride + row + n] = bfloat16_of(values[i * apart + n]);
+                      for (int64_t n = 0; n < rows; n += LANES)
+                          store(y + (t + i) * stride + row + n, load(values + i * apart + n), rows - n);
               });
 }
 

@@ -188,4 +188,13 @@ inline void quantize_few(const float* const* x, int64_t count, int64_t n, const 
 }
 inline int64_t quantize_scratch(int64_t features) { return TOKENS_TOGETHER * (code_width(features) + LANES); }
 
+// The codes of sixteen weights: -1, 0 or 1, the integer closest to w / divisor (Eq 1); 0 for what is no number.
+inline i8x16 ternary_codes(f32x16 w, float divisor) {
+    f32x16 v = w / divisor;
+    v = v == v ? v : f32x16{};
+    v = v > splat(1.0f) ? splat(1.0f) : v;
+    v = v < splat(-1.0f) ? splat(-1.0f) : v;
+    return low_bytes(nearest_integer(v));
+}
+
 }  // namespace

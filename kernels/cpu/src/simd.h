@@ -226,10 +226,31 @@ inline float float_of_half(uint16_t half) {
     return bits<float>(sign | ((half & 0x7c00) == 0x7c00 ? (rest | 0x7f800000u) : bits<uint32_t>(value)));
 }
 
-inline uint16_t bfloat16_of(float value) {
-    const uint32_t u = bits<uint32_t>(value);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40);
-    return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+struct Bfloat16 {
+    uint16_t half;
+};
+
+inline f32x16 load(const Bfloat16* from, int64_t n) {
+    u16x16 halves = {};
+    if (n >= LANES) {
+        memcpy(&halves, from, sizeof halves);
+    } else {
+        memcpy(&halves, from, static_cast<size_t>(n) * sizeof(uint16_t));
+    }
+    return bits<f32x16>(__builtin_convertvector(halves, u32x16) << 16);
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline void store(Bfloat16* to, f32x16 v, int64_t n) {
+    const u32x16 u = bits<u32x16>(v);
+    const u32x16 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    const u32x16 not_a_number = (u >> 16) | 0x40;
+    const u16x16 halves = __builtin_convertvector(v == v ? rounded : not_a_number, u16x16);
+    if (n >= LANES) {
+        memcpy(to, &halves, sizeof halves);
+    } else {
+        memcpy(to, &halves, static_cast<size_t>(n) * sizeof(uint16_t));
+    }
 }
 
 }  // namespace

@@ -96,6 +96,37 @@ private:
     Team* team_ = nullptr;
 };
 
+// The threads of an OpenMP runtime. Beside it a pool of one's own would compete with its threads, which spin for a while after
+// each of their jobs.
+struct OpenMp {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
+    int (*thread)();
+    int (*threads)();
+
+    void run(int threads, int64_t phases, TeamFunction function, void* context) const {
+        std::unique_ptr<Team::Taken[]> taken(new Team::Taken[static_cast<size_t>(phases * threads)]);
+        Team team(threads, taken.get());
+        Job job = {this, function, context, &team};
+        parallel(
+            [](void* given) {
+                const Job& mine = *static_cast<const Job*>(given);
+                // The runtime may give fewer threads than asked for; all of them write the same number.
+                mine.team->size.store(mine.runtime->threads(), std::memory_order_relaxed);
+                mine.function(mine.context, *mine.team, mine.runtime->thread());
+            },
+            &job, static_cast<unsigned>(threads), 0);
+    }
+
+private:
+    struct Job {
+        const OpenMp* runtime;
+        TeamFunction function;
+        void* context;
+        Team* team;
+    };
+};
+std::atomic<const OpenMp*> openmp{nullptr};
+
 // Never destroyed: its threads live as long as the process. A forked child has no threads and starts its own pool.
 std::atomic<Pool*> the_pool{nullptr};
 std::mutex pool_creation;
@@ -131,7 +162,19 @@ void Team::barrier() {
 }
 
 void run_team(int threads, int64_t phases, TeamFunction function, void* context) {
+    const OpenMp* const runtime = openmp.load(std::memory_order_acquire);
+    if (runtime && threads > 1) return runtime->run(threads, phases, function, context);
     pool().run(threads, phases, function, context);
+}
+
+void use_openmp(void (*parallel)(void (*)(void*), void*, unsigned, unsigned), int (*thread)(), int (*threads)()) {
+#if defined(__unix__) || defined(__APPLE__)
+    // A forked child has none of the runtime's threads, which the runtime may not notice.
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { openmp.store(nullptr); });
+    (void)registered;
+#endif
+    static const OpenMp runtime = {parallel, thread, threads};
+    openmp.store(&runtime, std::memory_order_release);
 }
 
 }  // namespace bitembed

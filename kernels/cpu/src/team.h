@@ -15,7 +15,7 @@ public:
 
     Team(int size, Taken* taken) : size(size), taken_(taken) {}
 
-    const int size;
+    std::atomic<int> size;
 
     // Waits until all threads of the team have come here.
     void barrier();
@@ -42,6 +42,9 @@ using TeamFunction = void (*)(void* context, Team& team, int thread);
 // Runs `function` on `threads` threads (fewer, when the machine gives no more), this one among them, and returns when all
 // are done. `phases` is how many different phases are passed to `Team::next`.
 void run_team(int threads, int64_t phases, TeamFunction function, void* context);
+
+// Teams are made of an OpenMP runtime's threads from now on, see bitembed_use_openmp.
+void use_openmp(void (*parallel)(void (*)(void*), void*, unsigned, unsigned), int (*thread)(), int (*threads)());
 
 template <class Function>
 void run_team(int threads, int64_t phases, Function& function) {

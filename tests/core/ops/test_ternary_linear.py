@@ -39,7 +39,7 @@ def test_integer_product_is_exact(shape, out, kind) -> None:
     w_codes, _ = quantize_weight(weight)
     exact = x_codes.long() @ w_codes.long().t()
     scale = torch.ones(len(x_codes), 1)
-    sums = integer.scaled_product(x_codes, w_codes, scale, None, torch.float64)
+    sums = blocked.scaled_product(x_codes, w_codes, scale, None, torch.float64)
     assert torch.equal(sums.long(), exact)
 
 

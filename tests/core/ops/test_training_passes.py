@@ -1,12 +1,14 @@
-"""The native passes around the products of a ternary linear in training, on every instruction set of this machine."""
+"""The native passes of a ternary linear in training, on every instruction set of this machine."""
 
 import pytest
 import torch
 
 from bitembed_core.ops import library
 from bitembed_core.ops.norm_quantize.native import norm_quantize
-from bitembed_core.ops.ternary_linear import Norm, integer
-from bitembed_core.ops.ternary_linear.passes import NATIVE, norm_backward, rescale, scale_gradient
+from bitembed_core.ops.ternary_linear import Norm, blocked
+from bitembed_core.ops.ternary_linear.native import LatentWeight, PanelWeight
+from bitembed_core.ops.ternary_linear.passes import NATIVE, norm_backward, scale_gradient
+from bitembed_core.ternary_packing import pack_ternary
 
 pytestmark = pytest.mark.skipif(not library.available(), reason="the native library was not built")
 
@@ -18,18 +20,59 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 15), (16, 16), (33, 40), (47, 257)])
+def test_latent_weights_are_quantized_as_equation_1_says(isa, rows, columns) -> None:
+    w = random(rows, columns)
+    w[0, 0], w[-1, -1] = 1e8, 0.0
+    weight, scale = LatentWeight.quantized(w)
+    assert torch.equal(scale, w.abs().mean())
+    expected = (w / (scale + 1e-5)).round().clamp(-1, 1).to(torch.int8)
+    assert torch.equal(weight.codes, expected)
+    assert torch.equal(weight.panels, PanelWeight(pack_ternary(expected), columns).panels)
+
+
+def test_quotients_between_two_codes_are_rounded_to_the_even_one(isa) -> None:
+    w = torch.tensor(
+        [[0.5, -0.5, 1.5, -1.5, 0.5000001, -0.5000001, 0.49999997, torch.inf, -torch.inf, torch.nan]]
+    )
+    weight = LatentWeight(w, torch.tensor(1.0) - 1e-5)
+    assert weight.codes.tolist() == [[0, 0, 1, -1, 1, -1, 0, 1, -1, 0]]
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("x_dtype", FLOATS)
+@pytest.mark.parametrize(("biased", "normed"), [(False, False), (True, True)])
 @pytest.mark.parametrize(("tokens", "features"), SHAPES)
-def test_sums_are_scaled_bit_for_bit(isa, tokens, features, biased, dtype) -> None:
-    sums = random(tokens, features).mul(1e5).to(torch.int32)
-    if sums.numel():
-        sums[0, 0] = 2**31 - 1
-    scale, bias = random(tokens, 1), random(features) if biased else None
-    y = torch.empty(tokens, features, dtype=dtype)
-    rescale(sums, scale, bias, y)
-    expected = sums.float() * scale
+def test_forward_is_the_sum_of_codes_bit_for_bit(
+    isa, tokens, features, biased, normed, x_dtype, dtype
+) -> None:
+    x, w = random(tokens, features).to(x_dtype), random(37, features, seed=1)
+    norm = Norm(random(features, seed=2), 1e-6) if normed else None
+    bias = random(37, seed=3) if biased else None
+    y, x_codes, x_scale, inverse_rms, w_codes, w_scale = NATIVE.forward(x, w, bias, norm, dtype)
+    for found, expected in zip((x_codes, x_scale, inverse_rms), norm_quantize(x, norm), strict=True):
+        assert torch.equal(found, expected)
+    sums = (x_codes.long() @ w_codes.long().t()).float()
+    expected = sums * (x_scale * w_scale)
     assert torch.equal(y, (expected if bias is None else expected + bias).to(dtype))
+
+
+def test_forward_does_not_depend_on_the_other_tokens_or_the_threads(isa) -> None:
+    x, w, norm = random(300, 70).to(torch.bfloat16), random(50, 70, seed=1), Norm(random(70, seed=2), 1e-6)
+    alone = torch.cat([NATIVE.forward(row[None], w, None, norm, torch.float32).y for row in x])
+    before = torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        assert torch.equal(NATIVE.forward(x, w, None, norm, torch.float32).y, alone)
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_types_are_those_of_float32(isa, dtype) -> None:
+    x, w = random(5, 20), random(7, 20, seed=1)
+    narrow = NATIVE.forward(x.to(dtype), w.to(dtype), None, None, dtype).y
+    wide = NATIVE.forward(x.to(dtype).float(), w.to(dtype).float(), None, None, torch.float32).y
+    assert torch.equal(narrow, wide.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -90,13 +133,12 @@ def test_not_a_number_stays_one(isa) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("tokens", [0, 1, integer.SUMS // 64 + 3])
-def test_a_product_in_parts_is_the_whole_one(isa, tokens, dtype) -> None:
+@pytest.mark.parametrize("tokens", [0, 1, blocked.SUMS // 64 + 3])
+def test_a_product_in_parts_is_the_whole_one(tokens, dtype) -> None:
     """More tokens than one part takes; every sum is exact, so every value is that of the unblocked product."""
     generator = torch.Generator().manual_seed(tokens)
     x = torch.randint(-127, 128, (tokens, 24), generator=generator, dtype=torch.int8)
     w = torch.randint(-1, 2, (64, 24), generator=generator, dtype=torch.int8)
     scale, bias = random(tokens, 1), random(64)
     expected = ((x.long() @ w.long().t()).float() * scale + bias).to(dtype)
-    assert torch.equal(integer.scaled_product(x, w, scale, bias, dtype, NATIVE), expected)
-    assert torch.equal(integer.scaled_product(x, w, scale, bias, dtype), expected)
+    assert torch.equal(blocked.scaled_product(x, w, scale, bias, dtype), expected)
