@@ -98,21 +98,25 @@ private:
 
 // The threads of an OpenMP runtime. Beside it a pool of one's own would compete with its threads, which spin for a while after
 // each of their jobs.
-struct OpenMp {
-    void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
-    int (*thread)();
-    int (*threads)();
+class OpenMp {
+public:
+    OpenMp(OpenMpParallel parallel, int (*thread)(), int (*threads)())
+        : parallel_(parallel), thread_(thread), threads_(threads) {}
 
-    void run(int threads, int64_t phases, TeamFunction function, void* context) const {
+    void run(int threads, int64_t phases, TeamFunction function, void* context) {
+        std::unique_lock<std::mutex> only(running_, std::defer_lock);
+        // While another thread of the program runs a team, this one runs its work alone: it would get a team of its own.
+        if (threads > 1 && !only.try_lock()) threads = 1;
         std::unique_ptr<Team::Taken[]> taken(new Team::Taken[static_cast<size_t>(phases * threads)]);
         Team team(threads, taken.get());
+        if (threads == 1) return function(context, team, 0);
         Job job = {this, function, context, &team};
-        parallel(
+        parallel_(
             [](void* given) {
                 const Job& mine = *static_cast<const Job*>(given);
                 // The runtime may give fewer threads than asked for; all of them write the same number.
-                mine.team->size.store(mine.runtime->threads(), std::memory_order_relaxed);
-                mine.function(mine.context, *mine.team, mine.runtime->thread());
+                mine.team->size.store(mine.runtime->threads_(), std::memory_order_relaxed);
+                mine.function(mine.context, *mine.team, mine.runtime->thread_());
             },
             &job, static_cast<unsigned>(threads), 0);
     }
@@ -124,8 +128,13 @@ private:
         void* context;
         Team* team;
     };
+
+    const OpenMpParallel parallel_;
+    int (*const thread_)();
+    int (*const threads_)();
+    std::mutex running_;
 };
-std::atomic<const OpenMp*> openmp{nullptr};
+std::atomic<OpenMp*> openmp{nullptr};
 
 // Never destroyed: its threads live as long as the process. A forked child has no threads and starts its own pool.
 std::atomic<Pool*> the_pool{nullptr};
@@ -162,18 +171,18 @@ void Team::barrier() {
 }
 
 void run_team(int threads, int64_t phases, TeamFunction function, void* context) {
-    const OpenMp* const runtime = openmp.load(std::memory_order_acquire);
-    if (runtime && threads > 1) return runtime->run(threads, phases, function, context);
+    OpenMp* const runtime = openmp.load(std::memory_order_acquire);
+    if (runtime) return runtime->run(threads, phases, function, context);
     pool().run(threads, phases, function, context);
 }
 
-void use_openmp(void (*parallel)(void (*)(void*), void*, unsigned, unsigned), int (*thread)(), int (*threads)()) {
+void use_openmp(OpenMpParallel parallel, int (*thread)(), int (*threads)()) {
 #if defined(__unix__) || defined(__APPLE__)
     // A forked child has none of the runtime's threads, which the runtime may not notice.
     static const int registered = pthread_atfork(nullptr, nullptr, [] { openmp.store(nullptr); });
     (void)registered;
 #endif
-    static const OpenMp runtime = {parallel, thread, threads};
+    static OpenMp runtime(parallel, thread, threads);
     openmp.store(&runtime, std::memory_order_release);
 }
 

@@ -44,7 +44,8 @@ using TeamFunction = void (*)(void* context, Team& team, int thread);
 void run_team(int threads, int64_t phases, TeamFunction function, void* context);
 
 // Teams are made of an OpenMP runtime's threads from now on, see bitembed_use_openmp.
-void use_openmp(void (*parallel)(void (*)(void*), void*, unsigned, unsigned), int (*thread)(), int (*threads)());
+using OpenMpParallel = void (*)(void (*function)(void*), void* argument, unsigned threads, unsigned flags);
+void use_openmp(OpenMpParallel parallel, int (*thread)(), int (*threads)());
 
 template <class Function>
 void run_team(int threads, int64_t phases, Function& function) {
