@@ -112,6 +112,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [c_void_p, c_int64, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_void_p, c_int, c_int],
     ),
+    "scale_sums": (None, [c_void_p, c_int64, c_int64, *[c_void_p] * 3, c_int, c_int]),
     "scale_gradient": (c_int, [c_void_p, c_int64, c_int64, *[c_void_p] * 3, c_int, c_int]),
     "norm_backward": (c_int, [*[c_void_p] * 2, c_int64, c_int64, *[c_void_p] * 4, *[c_int] * 3]),
     "linears": (c_int, [c_void_p, c_int64, POINTER(Linear), c_int64, POINTER(c_void_p), c_int, c_int]),

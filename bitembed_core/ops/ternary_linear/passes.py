@@ -6,15 +6,18 @@ and features differ in their order.
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bitembed_core.ops import library
+from bitembed_core.ops.norm_quantize.native import norm_quantize
 from bitembed_core.ops.ternary_linear import blocked
 from bitembed_core.ops.ternary_linear.native import LatentWeight, float_norm, float_or_none
 from bitembed_core.ops.ternary_linear.operands import Forward, Norm
+from bitembed_core.quantizers import quantize_weight
 
 
 class Passes(NamedTuple):
@@ -25,29 +28,73 @@ class Passes(NamedTuple):
     norm_backward: Callable[[Tensor, Tensor, Tensor, Norm], tuple[Tensor, Tensor]]
 
 
+SUMS = 1 << 18  # int32 sums held at once: a megabyte, which stays in the cache
+
+
+@cache
+def torch_multiplies_faster() -> bool:
+    """Whether the processor has AMX, by which torch multiplies int8 faster than the library does."""
+    return bool(torch.cpu.get_capabilities().get("amx_int8"))
+
+
 def forward(
     x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, dtype: torch.dtype
 ) -> Forward:
     """As `blocked.forward`."""
+    y_dtype = dtype if dtype in library.FLOATS else torch.float32
+    y_MN = torch.empty(x_MK.shape[0], weight_NK.shape[0], dtype=y_dtype)
+    # torch 2.13 leaves the result of _int_mm unwritten when K is 1.
+    way = _by_torch if torch_multiplies_faster() and x_MK.shape[1] > 1 else _in_one_pass
+    found = way(x_MK, weight_NK, float_or_none(bias), float_norm(norm), y_MN)
+    return found._replace(y=y_MN.to(dtype))
+
+
+def _in_one_pass(
+    x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, y_MN: Tensor
+) -> Forward:
     tokens, features = x_MK.shape
-    x, norm = library.float32_or_bfloat16(x_MK), float_norm(norm)
+    x = library.float32_or_bfloat16(x_MK)
     weight, w_scale = LatentWeight.quantized(weight_NK)
     codes = torch.empty(tokens, features, dtype=torch.int8)
     scale, inverse_rms = torch.empty(tokens, 1), torch.empty(tokens, 1)
-    y = torch.empty(tokens, len(weight_NK), dtype=dtype if dtype in library.FLOATS else torch.float32)
     library.native().bitembed_latent_linear(
         library.pointer(x),
         tokens,
-        ctypes.byref(weight.operand(float(w_scale), float_or_none(bias), norm)),
+        ctypes.byref(weight.operand(float(w_scale), bias, norm)),
         library.pointer(codes),
         library.pointer(scale),
         library.pointer(inverse_rms),
-        library.pointer(y),
+        library.pointer(y_MN),
         x.dtype == torch.bfloat16,
-        y.dtype == torch.bfloat16,
+        y_MN.dtype == torch.bfloat16,
         library.threads(),
     )
-    return Forward(y.to(dtype), codes, scale, inverse_rms, weight.codes, w_scale)
+    return Forward(y_MN, codes, scale, inverse_rms, weight.codes, w_scale)
+
+
+def _by_torch(
+    x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, y_MN: Tensor
+) -> Forward:
+    x_codes_MK, x_scale_M1, inverse_rms_M1 = norm_quantize(x_MK, norm)
+    w_codes_NK, w_scale = quantize_weight(weight_NK)
+    scale_M1 = x_scale_M1 * w_scale
+    tokens, outputs = y_MN.shape
+    at_once = max(1, SUMS // outputs)
+    sums = torch.empty(min(tokens, at_once), outputs, dtype=torch.int32)
+    for start in range(0, tokens, at_once):
+        rows = slice(start, start + at_once)
+        some = sums[: len(y_MN[rows])]
+        torch._int_mm(x_codes_MK[rows], w_codes_NK.t(), out=some)
+        library.native().bitembed_scale_sums(
+            library.pointer(some),
+            *some.shape,
+            library.pointer(scale_M1[rows]),
+            library.pointer(bias),
+            library.pointer(y_MN[rows]),
+            y_MN.dtype == torch.bfloat16,
+            library.threads(),
+        )
+    return Forward(y_MN, x_codes_MK, x_scale_M1, inverse_rms_M1, w_codes_NK, w_scale)
 
 
 def scale_gradient(grad_MN: Tensor, scale_M1: Tensor, with_sum: bool) -> tuple[Tensor, Tensor | None]:

@@ -97,6 +97,9 @@ int bitembed_norm_quantize(const void* x, int64_t m, int64_t in, const float* ga
    of bitembed_norm_quantize. Here and below arrays called void hold bfloat16 where their flag is not 0. */
 int bitembed_latent_linear(const void* x, int64_t m, const bitembed_linear* w, int8_t* codes, float* scale,
                            float* inverse_rms, void* y, int x_bf16, int y_bf16, int threads);
+/* The last step of the same where another library multiplies: y (m, n) = sums * scale of the row + bias; bias (n,) or NULL. */
+void bitembed_scale_sums(const int32_t* sums, int64_t m, int64_t n, const float* scale, const float* bias, void* y,
+                         int bf16, int threads);
 /* The passes around the products of its gradient. y (m, n) = grad * scale of the row, and, unless it is NULL, total (n,) = the sum of grad over the rows. */
 int bitembed_scale_gradient(const void* grad, int64_t m, int64_t n, const float* scale, void* y, float* total, int bf16,
                             int threads);

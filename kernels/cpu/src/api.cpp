@@ -180,6 +180,10 @@ BITEMBED_EXPORT int bitembed_norm_quantize(const void* x, int64_t m, int64_t in,
                                             int8_t* codes, float* scale, float* inverse_rms, int bf16, int threads) {
     return kernels().norm_quantize(x, m, in, gain, eps, codes, scale, inverse_rms, bf16, threads);
 }
+BITEMBED_EXPORT void bitembed_scale_sums(const int32_t* sums, int64_t m, int64_t n, const float* scale,
+                                         const float* bias, void* y, int bf16, int threads) {
+    kernels().scale_sums(sums, m, n, scale, bias, y, bf16, threads);
+}
 BITEMBED_EXPORT int bitembed_scale_gradient(const void* grad, int64_t m, int64_t n, const float* scale, void* y,
                                             float* total, int bf16, int threads) {
     return kernels().scale_gradient(grad, m, n, scale, y, total, bf16, threads);

@@ -103,6 +103,15 @@ int norm_quantize(const void* x, int64_t m, int64_t in, const float* gain, float
     return 0;
 }
 
+void scale_sums(const int32_t* sums, int64_t m, int64_t n, const float* scale, const float* bias, void* y, int bf16,
+                int threads) {
+    if (bf16) {
+        scale_all(sums, m, n, scale, bias, static_cast<Bfloat16*>(y), threads);
+    } else {
+        scale_all(sums, m, n, scale, bias, static_cast<float*>(y), threads);
+    }
+}
+
 int scale_gradient(const void* grad, int64_t m, int64_t n, const float* scale, void* y, float* total, int bf16,
                    int threads) {
     const auto run = [&](auto* to) {
@@ -336,7 +345,7 @@ int search(const int8_t* queries, int64_t query_count, const uint8_t* codes, con
 
 const bitembed::Kernels& bitembed::BITEMBED_KERNELS() {
     static const Kernels kernels = {BITEMBED_NAME,  pack_panels,   ternary_panels, norm_quantize,
-                                    scale_gradient, norm_backward, linears,        latent_linear,
+                                    scale_sums,     scale_gradient, norm_backward, linears,        latent_linear,
                                     feed_forward,   rotate,        attention,      lookup,
                                     pool,           encode,        search,         peak_gops};
     return kernels;

@@ -10,6 +10,7 @@ struct Kernels {
     decltype(&bitembed_pack_panels) pack_panels;
     decltype(&bitembed_ternary_panels) ternary_panels;
     decltype(&bitembed_norm_quantize) norm_quantize;
+    decltype(&bitembed_scale_sums) scale_sums;
     decltype(&bitembed_scale_gradient) scale_gradient;
     decltype(&bitembed_norm_backward) norm_backward;
     decltype(&bitembed_linears) linears;

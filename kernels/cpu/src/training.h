@@ -1,10 +1,27 @@
-// The passes around the matrix products of a ternary linear's gradient, a row at a time, each read and written once.
+// The passes around the matrix products of a ternary linear in training, a row at a time, each read and written once.
 // Values are float32 or bfloat16 in memory and float32 in registers.
 #pragma once
 
 #include "quantize.h"
 
 namespace {
+
+// y (n,) = sums factor + bias.
+template <class Y>
+inline void scale_row(const int32_t* sums, int64_t n, float factor, const float* bias, Y* y) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        const int64_t some = least(n - i, LANES);
+        i32x16 whole = {};
+        if (some == LANES) {
+            memcpy(&whole, sums + i, sizeof whole);
+        } else {
+            memcpy(&whole, sums + i, static_cast<size_t>(some) * sizeof(int32_t));
+        }
+        f32x16 v = to_float(whole) * factor;
+        if (bias) v += load(bias + i, some);
+        store(y + i, v, some);
+    }
+}
 
 // y (n,) = grad factor; total += grad.
 template <class Value>
@@ -65,6 +82,16 @@ int rows_with_totals(int64_t m, int64_t n, float* totals, int threads, Row row) 
         }
     }
     return 0;
+}
+
+template <class Y>
+void scale_all(const int32_t* sums, int64_t m, int64_t n, const float* scale, const float* bias, Y* y, int threads) {
+    auto work = [&](Team& team, int thread) {
+        for (int64_t part; (part = team.next(0, thread, blocks_of(m, ROWS_OF_A_TOTAL))) >= 0;)
+            for (int64_t r = part * ROWS_OF_A_TOTAL; r < least(m, (part + 1) * ROWS_OF_A_TOTAL); r++)
+                scale_row(sums + r * n, n, scale[r], bias, y + r * n);
+    };
+    bitembed::run_team(threads, 1, work);
 }
 
 template <class Value>

@@ -144,6 +144,15 @@ void test_training_passes(int64_t rows, int64_t n, float size, int threads) {
                  inverse = random_floats(rows), gain = random_floats(n);
     Floats y(cells, NAN), total(static_cast<size_t>(n), NAN), again(static_cast<size_t>(n), NAN);
     std::vector<uint16_t> narrow(cells, 0xffff), narrow_x(cells, 0x3f80);
+    std::vector<int32_t> sums(cells, INT32_MAX);
+    bitembed_scale_sums(sums.data(), rows, n, scale.data(), gain.data(), y.data(), 0, threads);
+    bool exact = true;
+    for (size_t i = 0; i < cells; i++) {
+        volatile float scaled = 2147483648.0f * scale[i / static_cast<size_t>(n)];
+        exact = exact && y[i] == scaled + gain[i % static_cast<size_t>(n)];
+    }
+    check(exact, "sums are scaled");
+    bitembed_scale_sums(sums.data(), rows, n, scale.data(), nullptr, narrow.data(), 1, threads);
     bitembed_scale_gradient(grad.data(), rows, n, scale.data(), y.data(), total.data(), 0, threads);
     bitembed_scale_gradient(grad.data(), rows, n, scale.data(), y.data(), again.data(), 0, threads + 1);
     check(total == again || size > 1e30f, "column sums do not depend on the number of threads");

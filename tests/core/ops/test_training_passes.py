@@ -5,7 +5,7 @@ import torch
 
 from bitembed_core.ops import library
 from bitembed_core.ops.norm_quantize.native import norm_quantize
-from bitembed_core.ops.ternary_linear import Norm, blocked
+from bitembed_core.ops.ternary_linear import Norm, blocked, passes
 from bitembed_core.ops.ternary_linear.native import LatentWeight, PanelWeight
 from bitembed_core.ops.ternary_linear.passes import NATIVE, norm_backward, scale_gradient
 from bitembed_core.ternary_packing import pack_ternary
@@ -18,6 +18,13 @@ FLOATS = [torch.float32, torch.bfloat16]
 
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+@pytest.fixture(params=["torch multiplies", "the library multiplies"])
+def way(request, monkeypatch) -> None:
+    """Both products of `NATIVE.forward`, whichever is faster here; parts of few sums, so that there are several."""
+    monkeypatch.setattr(passes, "torch_multiplies_faster", lambda: request.param == "torch multiplies")
+    monkeypatch.setattr(passes, "SUMS", 37 * 50)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 15), (16, 16), (33, 40), (47, 257)])
@@ -57,7 +64,7 @@ def test_forward_is_the_sum_of_codes_bit_for_bit(
     assert torch.equal(y, (expected if bias is None else expected + bias).to(dtype))
 
 
-def test_forward_does_not_depend_on_the_other_tokens_or_the_threads(isa) -> None:
+def test_forward_does_not_depend_on_the_other_tokens_or_the_threads(isa, way) -> None:
     x, w, norm = random(300, 70).to(torch.bfloat16), random(50, 70, seed=1), Norm(random(70, seed=2), 1e-6)
     alone = torch.cat([NATIVE.forward(row[None], w, None, norm, torch.float32).y for row in x])
     before = torch.get_num_threads()
@@ -68,7 +75,7 @@ def test_forward_does_not_depend_on_the_other_tokens_or_the_threads(isa) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_other_types_are_those_of_float32(isa, dtype) -> None:
+def test_other_types_are_those_of_float32(isa, way, dtype) -> None:
     x, w = random(5, 20), random(7, 20, seed=1)
     narrow = NATIVE.forward(x.to(dtype), w.to(dtype), None, None, dtype).y
     wide = NATIVE.forward(x.to(dtype).float(), w.to(dtype).float(), None, None, torch.float32).y
