@@ -1,6 +1,7 @@
 """Stage 0 and stage 2 in one go: a teacher is trained if none is given, then it teaches; and what they are measured
 against, the same model made ternary without any training."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -48,7 +49,7 @@ class StagesConfig(DistillConfig):
         if self.exclude_tasks != "tasks":
             return self.exclude_tasks
         names = self.tasks.split(",")
-        if "offline" in names or Path(self.tasks).is_dir():
+        if "offline" in names or os.path.isdir(self.tasks):
             return "offline" if "offline" in names else self.tasks
         return ",".join(name for name in names if name in TASKS)
 

@@ -3,7 +3,8 @@
 Kernels, by name:
 - `reference`: floating-point product of the dequantized factors; runs everywhere.
 - `int8`: exact integer product through `torch._int_mm`, with blocked norm and quantization; CPU.
-- `native`: weights at two bits, through the native library (`ops/library.py`), in training too; CPU.
+- `native`: weights at two bits, through the native library (`ops/library.py`), in training too, where torch multiplies if
+  the processor has AMX; CPU.
 - `triton`: weights at two bits in inference, int8 tensor cores in training too; CUDA (`ops/gpu.py`).
 """
 

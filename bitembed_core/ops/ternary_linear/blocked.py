@@ -5,7 +5,7 @@ memory and allocates; over a block that stays in the cache they need not. Blocks
 operation is per token, so the results are those of the unblocked code bit for bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -44,8 +44,19 @@ def quantize_normalised(x_MK: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor
     return codes_MK, scale_M1, inverse_rms_M1
 
 
+def rescale(sums_MN: Tensor, scale_M1: Tensor, bias: Tensor | None, y_MN: Tensor) -> None:
+    """Write `sums * scale + bias` of int32 sums into y, of any floating-point dtype."""
+    block = sums_MN * scale_M1
+    y_MN.copy_(block if bias is None else block.add_(bias))
+
+
 def scaled_product(
-    x_codes_MK: Tensor, w_codes_NK: Tensor, scale_M1: Tensor, bias: Tensor | None, dtype: torch.dtype
+    x_codes_MK: Tensor,
+    w_codes_NK: Tensor,
+    scale_M1: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    rescale: Callable[[Tensor, Tensor, Tensor | None, Tensor], None] = rescale,
 ) -> Tensor:
     """`x w^T * scale + bias` (M, N) in `dtype`; the sums of int8 x and w are exact, in int32."""
     if x_codes_MK.shape[1] == 1:  # torch 2.13 leaves the result of _int_mm unwritten when K is 1
@@ -58,8 +69,7 @@ def scaled_product(
         rows = slice(start, start + at_once)
         some = sums[: len(y_MN[rows])]
         torch._int_mm(x_codes_MK[rows], w_codes_NK.t(), out=some)
-        block = some * scale_M1[rows]
-        y_MN[rows] = block if bias is None else block.add_(bias)
+        rescale(some, scale_M1[rows], bias, y_MN[rows])
     return y_MN
 
 

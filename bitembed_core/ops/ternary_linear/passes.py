@@ -28,9 +28,6 @@ class Passes(NamedTuple):
     norm_backward: Callable[[Tensor, Tensor, Tensor, Norm], tuple[Tensor, Tensor]]
 
 
-SUMS = 1 << 18  # int32 sums held at once: a megabyte, which stays in the cache
-
-
 @cache
 def torch_multiplies_faster() -> bool:
     """Whether the processor has AMX, by which torch multiplies int8 faster than the library does."""
@@ -41,22 +38,22 @@ def forward(
     x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, dtype: torch.dtype
 ) -> Forward:
     """As `blocked.forward`."""
+    bias, norm = float_or_none(bias), float_norm(norm)
     y_dtype = dtype if dtype in library.FLOATS else torch.float32
-    y_MN = torch.empty(x_MK.shape[0], weight_NK.shape[0], dtype=y_dtype)
-    # torch 2.13 leaves the result of _int_mm unwritten when K is 1.
-    way = _by_torch if torch_multiplies_faster() and x_MK.shape[1] > 1 else _in_one_pass
-    found = way(x_MK, weight_NK, float_or_none(bias), float_norm(norm), y_MN)
-    return found._replace(y=y_MN.to(dtype))
+    way = _by_torch if torch_multiplies_faster() else _in_one_pass
+    found = way(x_MK, weight_NK, bias, norm, y_dtype)
+    return found._replace(y=found.y.to(dtype))
 
 
 def _in_one_pass(
-    x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, y_MN: Tensor
+    x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, dtype: torch.dtype
 ) -> Forward:
     tokens, features = x_MK.shape
     x = library.float32_or_bfloat16(x_MK)
     weight, w_scale = LatentWeight.quantized(weight_NK)
     codes = torch.empty(tokens, features, dtype=torch.int8)
     scale, inverse_rms = torch.empty(tokens, 1), torch.empty(tokens, 1)
+    y = torch.empty(tokens, weight.out_features, dtype=dtype)
     library.native().bitembed_latent_linear(
         library.pointer(x),
         tokens,
@@ -64,37 +61,34 @@ def _in_one_pass(
         library.pointer(codes),
         library.pointer(scale),
         library.pointer(inverse_rms),
-        library.pointer(y_MN),
+        library.pointer(y),
         x.dtype == torch.bfloat16,
-        y_MN.dtype == torch.bfloat16,
+        y.dtype == torch.bfloat16,
         library.threads(),
     )
-    return Forward(y_MN, codes, scale, inverse_rms, weight.codes, w_scale)
+    return Forward(y, codes, scale, inverse_rms, weight.codes, w_scale)
 
 
 def _by_torch(
-    x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, y_MN: Tensor
+    x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, dtype: torch.dtype
 ) -> Forward:
-    x_codes_MK, x_scale_M1, inverse_rms_M1 = norm_quantize(x_MK, norm)
-    w_codes_NK, w_scale = quantize_weight(weight_NK)
-    scale_M1 = x_scale_M1 * w_scale
-    tokens, outputs = y_MN.shape
-    at_once = max(1, SUMS // outputs)
-    sums = torch.empty(min(tokens, at_once), outputs, dtype=torch.int32)
-    for start in range(0, tokens, at_once):
-        rows = slice(start, start + at_once)
-        some = sums[: len(y_MN[rows])]
-        torch._int_mm(x_codes_MK[rows], w_codes_NK.t(), out=some)
-        library.native().bitembed_scale_sums(
-            library.pointer(some),
-            *some.shape,
-            library.pointer(scale_M1[rows]),
-            library.pointer(bias),
-            library.pointer(y_MN[rows]),
-            y_MN.dtype == torch.bfloat16,
-            library.threads(),
-        )
-    return Forward(y_MN, x_codes_MK, x_scale_M1, inverse_rms_M1, w_codes_NK, w_scale)
+    x_codes, x_scale, inverse_rms = norm_quantize(x_MK, norm)
+    w_codes, w_scale = quantize_weight(weight_NK)
+    y = blocked.scaled_product(x_codes, w_codes, x_scale * w_scale, bias, dtype, rescale)
+    return Forward(y, x_codes, x_scale, inverse_rms, w_codes, w_scale)
+
+
+def rescale(sums_MN: Tensor, scale_M1: Tensor, bias: Tensor | None, y_MN: Tensor) -> None:
+    """As `blocked.rescale`, of float32 bias and into one of `library.FLOATS`."""
+    library.native().bitembed_scale_sums(
+        library.pointer(sums_MN),
+        *sums_MN.shape,
+        library.pointer(scale_M1),
+        library.pointer(bias),
+        library.pointer(y_MN),
+        y_MN.dtype == torch.bfloat16,
+        library.threads(),
+    )
 
 
 def scale_gradient(grad_MN: Tensor, scale_M1: Tensor, with_sum: bool) -> tuple[Tensor, Tensor | None]:

@@ -24,7 +24,7 @@ def random(*shape, seed=0):
 def way(request, monkeypatch) -> None:
     """Both products of `NATIVE.forward`, whichever is faster here; parts of few sums, so that there are several."""
     monkeypatch.setattr(passes, "torch_multiplies_faster", lambda: request.param == "torch multiplies")
-    monkeypatch.setattr(passes, "SUMS", 37 * 50)
+    monkeypatch.setattr(blocked, "SUMS", 37 * 50)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 15), (16, 16), (33, 40), (47, 257)])

@@ -15,10 +15,11 @@ from bitembed_core.conversion import bit_linears
 from workbench.catalog import shards
 from workbench.catalog.example import Example
 from workbench.recipes import mining
-from workbench.recipes import stage as stages
+from workbench.recipes import stage as stage_module
 from workbench.recipes.distill import DistillConfig, distill
 from workbench.recipes.pretrain import PretrainConfig, pretrain
 from workbench.recipes.stage import overlap_filter, sample_texts
+from workbench.recipes.stages import StagesConfig
 from workbench.recipes.teacher import TeacherConfig, teacher
 from workbench.runs import Run
 
@@ -153,7 +154,9 @@ def test_principal_axes_are_mixed_within_what_the_shortest_format_keeps(
     tiny_model_folder: Path, tmp_path: Path, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(stages, "rotate", lambda _, kind, *others, **__: asked.append((kind, others[-1])))
+    monkeypatch.setattr(
+        stage_module, "rotate", lambda _, kind, *others, **__: asked.append((kind, others[-1]))
+    )
     for bits in ((16, "int2-fitted-8d", "int8-12d"), (16, 1)):
         config = DistillConfig(
             out=str(tmp_path / str(bits[1])),
@@ -166,6 +169,11 @@ def test_principal_axes_are_mixed_within_what_the_shortest_format_keeps(
         )
         assert np.isfinite(next(distill(config))["contrastive"])
     assert asked == [("principal", 8), ("principal", None)]
+
+
+def test_more_names_of_tasks_than_a_file_name_is_long() -> None:
+    names = ",".join(["cls_20news"] * 40)
+    assert StagesConfig(tasks=names).excluded == names
 
 
 def test_pretraining_alone_is_contrastive(
