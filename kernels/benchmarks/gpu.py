@@ -38,7 +38,8 @@ from workbench.recipes.objective import Objective
 
 LINEARS = {name: shape for name, shape in SHAPES.items() if not name.startswith("MiniLM")}
 TOKENS = (1, 16, 64, 256, 1024, 4096, 16384)
-COMPILED = (32, 128)  # texts and length at which bfloat16 is compiled too, which takes most of the benchmark's time
+# Texts and length at which bfloat16 is compiled too, which takes most of the benchmark's time.
+COMPILED = (32, 128)
 QWEN3 = Qwen3Config(
     vocab_size=151936,
     hidden_size=1024,
