@@ -1,18 +1,13 @@
-"""Launch configurations of the Triton kernels that have a choice: which tiles are tried, and on which cards.
+"""Tiles of the Triton kernels. Nothing is measured while a model runs: a first call costs one compilation of a kernel."""
 
-The autotuner measures them when a kernel first meets a shape and keeps the winner in Triton's cache on disk. Under the
-interpreter there is one. Figures in the tables are reasoned, not yet measured (`kernels/benchmarks/gpu.py` measures).
-"""
-
-from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-import triton
 
 from bitembed_core.ops import gpu
 
-Configs = list[triton.Config]
+KIB = 1024
 
 
 class Tile(NamedTuple):
@@ -24,81 +19,67 @@ class Tile(NamedTuple):
     warps: int
     stages: int
 
+    def launch(self) -> dict[str, Any]:
+        """The tile as arguments of a product kernel."""
+        return {
+            "TOKENS": self.tokens,
+            "ROWS": self.rows,
+            "BYTES": self.bytes,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
 
-# Few tokens: the time is that of reading weights, so many rows are on their way at once and tiles are small.
-FEW_TOKENS = (
-    Tile(16, 16, 128, 4, 4),
-    Tile(16, 32, 128, 4, 4),
-    Tile(16, 32, 64, 2, 5),
-    Tile(16, 64, 64, 4, 4),
+    @property
+    def stage_bytes(self) -> int:
+        """Shared memory of a stage: packed weights and the four stretches of the tokens that they meet."""
+        return self.bytes * (self.rows + 4 * self.tokens)
+
+
+# Largest first: the larger a tile, the fewer times operands are read. Measured on an H100 among 131 others.
+TILES = (
+    Tile(128, 128, 64, 8, 3),
+    Tile(64, 128, 64, 4, 3),
+    Tile(64, 64, 64, 4, 3),
+    Tile(32, 64, 128, 4, 4),
+    Tile(16, 64, 128, 4, 4),
 )
-# Many tokens: two-bit weights are unpacked once for every tile of tokens, so tiles are as tall as registers allow.
-TILES = {
-    "ampere": (
-        *FEW_TOKENS,
-        Tile(64, 64, 32, 4, 4),
-        Tile(64, 128, 32, 4, 3),
-        Tile(128, 64, 32, 4, 3),
-        Tile(128, 128, 32, 8, 3),
-    ),
-    "hopper": (
-        *FEW_TOKENS,
-        Tile(64, 64, 32, 4, 4),
-        Tile(64, 128, 32, 4, 4),
-        Tile(128, 128, 32, 8, 4),
-        Tile(128, 128, 64, 8, 3),
-        Tile(128, 256, 32, 8, 3),
-    ),
-    "blackwell": (
-        *FEW_TOKENS,
-        Tile(64, 128, 32, 4, 4),
-        Tile(128, 128, 32, 8, 4),
-        Tile(128, 128, 64, 8, 3),
-    ),
-}
 INTERPRETED = Tile(64, 32, 32, 1, 1)
-FEW = 16  # tokens
 
 
-def card(device: int | None = None) -> str:
-    """The family of a CUDA card, a key of TILES."""
-    major, _ = torch.cuda.get_device_capability(device)
-    return "ampere" if major < 9 else "hopper" if major == 9 else "blackwell"
+class Card(NamedTuple):
+    """What the choice of a tile needs to know of a CUDA device."""
+
+    multiprocessors: int
+    shared_bytes: int  # that a block may have
 
 
-def tile_config(tile: Tile) -> triton.Config:
-    """A tile in the product kernels' parameters."""
-    parameters = {"TOKENS": tile.tokens, "ROWS": tile.rows, "BYTES": tile.bytes}
-    return triton.Config(parameters, num_warps=tile.warps, num_stages=tile.stages)
+@cache
+def card(device: torch.device) -> Card:
+    """Of `device`."""
+    properties = torch.cuda.get_device_properties(device)
+    shared_bytes = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]  # unknown to the stub
+    return Card(properties.multi_processor_count, shared_bytes)
 
 
-def product_configs() -> Configs:
-    """What the product kernels are tried with here."""
-    if gpu.interpreting() or not torch.cuda.is_available():
-        return [tile_config(INTERPRETED)]
-    return [tile_config(tile) for tile in TILES[card()]]
+def tile_for(tokens: int, rows: int, device: torch.device) -> Tile:
+    """The tile of a product of `tokens` with `rows` weight rows: the largest of which every multiprocessor gets one,
+    or the smallest."""
+    if gpu.interpreting():
+        return INTERPRETED
+    return choose_tile(tokens, rows, card(device))
 
 
-def tokens_class(tokens: int) -> int:
-    """Token counts that share a measurement: the next power of two, between 16 and 16384."""
-    return min(max(FEW, 1 << (tokens - 1).bit_length()), 1 << 14)
+def choose_tile(tokens: int, rows: int, card: Card) -> Tile:
+    """The same for a card."""
+    enough = (
+        tile for tile in TILES if -(-tokens // tile.tokens) * -(-rows // tile.rows) >= card.multiprocessors
+    )
+    return fitted(next(enough, TILES[-1]), card)
 
 
-def _fitting(configs: Configs, arguments: dict[str, Any], **_: Any) -> Configs:
-    """Small tiles for few tokens, large ones for many."""
-    few = arguments["tokens_class"] <= FEW
-    fitting = [config for config in configs if (config.kwargs["TOKENS"] <= FEW) == few]
-    return fitting or configs
-
-
-def tuned_product(kernel: Any) -> Callable[..., Any]:
-    """`kernel` with its configuration chosen by measuring."""
-    return triton.autotune(
-        configs=product_configs(),
-        key=["tokens_class", "in_features", "out_features"],
-        prune_configs_by={"early_config_prune": _fitting},
-        cache_results=True,
-    )(kernel)
+def fitted(tile: Tile, card: Card) -> Tile:
+    """The tile with as many of its stages as the card has shared memory for."""
+    return tile._replace(stages=max(1, min(tile.stages, card.shared_bytes // tile.stage_bytes)))
 
 
 def warps_for(block: int) -> int:

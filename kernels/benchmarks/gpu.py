@@ -3,7 +3,7 @@
     python kernels/benchmarks/gpu.py --out kernels/benchmarks/results/gpu.json
     TRITON_INTERPRET=1 python kernels/benchmarks/gpu.py --dry-run
 
-Four parts, meant for eight minutes together: linear layers (two-bit weights, int8 tokens) against bfloat16 and _int_mm;
+Four parts, minutes together: linear layers (two-bit weights, int8 tokens) against bfloat16 and _int_mm, in CUDA graphs;
 encoding with the shapes of Qwen3-0.6B and Gemma3-270M against bfloat16, eager and compiled; a training step of stages 1
 and 2 against the same step without quantization; losses in blocks against whole score matrices. Weights are random.
 `--dry-run` goes through all of it with small sizes on the CPU, in Triton's interpreter, and measures nothing worth keeping.
@@ -32,6 +32,7 @@ from bitembed_core.ops.encoder.fused import FusedEncoder
 from bitembed_core.ops.norm_quantize.triton import norm_quantize
 from bitembed_core.ops.ternary_linear.planar import pack_planes
 from bitembed_core.ops.ternary_linear.product import ternary_product
+from bitembed_core.ops.tuning import tile_for
 from bitembed_core.pooling import pool
 from workbench.environment import environment
 from workbench.recipes.objective import Objective
@@ -58,6 +59,7 @@ GEMMA3 = Gemma3TextConfig(
     num_key_value_heads=1,
     head_dim=256,
 )
+CALLS = 20  # of a layer in a CUDA graph
 Run = Callable[[], Any]
 Row = dict[str, Any]
 
@@ -103,9 +105,20 @@ class Bench:
             LINEARS.items() if not self.dry else [("small", (20, 36)), ("wide", (33, 64))]
         ):
             for tokens in TOKENS if not self.dry else (1, 18):
-                runs = self._linear(tokens, out, features)
-                seconds = interleaved(runs, self.device)
-                row = {"shape": name, "out": out, "in": features, "tokens": tokens, "seconds": seconds}
+                runs = {
+                    name: in_a_graph(run, self.device)
+                    for name, run in self._linear(tokens, out, features).items()
+                }
+                seconds = {name: time / CALLS for name, time in interleaved(runs, self.device).items()}
+                tile = tile_for(tokens, out, self.device)._asdict()
+                row = {
+                    "shape": name,
+                    "out": out,
+                    "in": features,
+                    "tokens": tokens,
+                    "tile": tile,
+                    "seconds": seconds,
+                }
                 for peer in ("bfloat16", "int_mm"):
                     if peer in seconds:
                         row[f"times_{peer}"] = seconds[peer] / seconds["product"]
@@ -304,6 +317,19 @@ class Bench:
             seconds = median_seconds(run, self.device, 1 if self.dry else 5)
             rows.append({"loss": name, "seconds": seconds, "peak_bytes": peak(self.device)})
         return rows
+
+
+def in_a_graph(run: Run, device: torch.device) -> Run:
+    """CALLS of `run` without what launching them from Python takes."""
+    if device.type != "cuda":
+        return lambda: [run() for _ in range(CALLS)]
+    run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS):
+            run()
+    return graph.replay
 
 
 def interleaved(runs: dict[str, Run], device: torch.device, rounds: int = 5) -> dict[str, float]:

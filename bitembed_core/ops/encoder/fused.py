@@ -218,9 +218,8 @@ class FusedEncoder:
 
     def _pooled(self, states_MD: Tensor, batch: Batch) -> Tensor:
         if self._pooling == "mean":
-            text = torch.repeat_interleave(batch.lengths)
-            sums = states_MD.new_zeros(len(batch.lengths), states_MD.shape[1])
-            vectors = sums.index_add_(0, text, states_MD) / batch.lengths[:, None]
+            # In the order of the tokens, which adding by index would not keep.
+            vectors = torch.segment_reduce(states_MD, "mean", lengths=batch.lengths, unsafe=True)
         else:
             vectors = states_MD[batch.last if self._pooling == "last" else batch.first]
         return F.normalize(vectors, dim=-1)

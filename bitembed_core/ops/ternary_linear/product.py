@@ -1,22 +1,47 @@
 """Integer products of int8 tokens with ternary weights as Triton kernels: two-bit or int8 weights, scales in the epilogue.
 
-Weights of two bits (`planar.py`) are unpacked in registers; each plane meets its own stretch of a token. Sums are exact in
-int32, so nothing depends on the tiles. One launch serves several projections of a token, which may have codes of their own.
+Weights of two bits (`planar.py`) are unpacked in registers, four in an instruction; each plane meets its own stretch of a
+token. They are the left operand, which tensor cores take from registers. Sums are exact in int32, so nothing depends on the
+tiles. One launch serves several projections of a token, which may have codes of their own.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bitembed_core.ops.tuning import tokens_class, tuned_product
+from bitembed_core.ops import gpu
+from bitembed_core.ops.tuning import tile_for
 
 SILU, GELU_TANH, GELU_ERF = 0, 1, 2
 ACTIVATIONS = {"silu": SILU, "gelu_tanh": GELU_TANH, "gelu": GELU_ERF}
 TOKEN_TILES_OF_A_GROUP = 8  # that follow each other with the same weights, which then stay in the cache
+INTERPRETED = tl.constexpr(gpu.interpreting())  # where there are no instructions to write
+
+
+@triton.constexpr_function
+def unpack_four(plane):
+    """PTX that turns four stored bytes into the weights of a plane: (byte >> 2 plane) & 3, minus one. Adding 127 to at most
+    3 carries nothing into the next byte."""
+    shift = f"shr.u32 t, $1, {2 * plane}; "
+    return (
+        "{ .reg .b32 t; " + shift + "and.b32 t, t, 0x03030303; add.u32 t, t, 0x7f7f7f7f; "
+        "xor.b32 $0, t, 0x80808080; }"
+    )
+
+
+@triton.jit
+def weights_of(stored, PLANE: tl.constexpr):
+    """The weights -1, 0 and 1 in plane 0 to 3 of stored bytes, int8."""
+    if INTERPRETED:
+        w = ((stored >> (2 * PLANE)) & 3).to(tl.int8) - 1
+    else:
+        w = tl.inline_asm_elementwise(
+            unpack_four(PLANE), "=r,r", [stored], dtype=tl.int8, is_pure=True, pack=4
+        )
+    return w
 
 
 @triton.jit
@@ -35,7 +60,7 @@ def tile_sums(
     BYTES: tl.constexpr,
 ):
     """Sums int32 (TOKENS, ROWS) of tokens `token` and weight rows `row`; both are int64 and may lie past the end."""
-    sums = tl.zeros((TOKENS, ROWS), tl.int32)
+    sums = tl.zeros((ROWS, TOKENS), tl.int32)
     token_inside = (token < tokens)[:, None]
     row_inside = (row < last_row)[:, None]
     x_row_ptr = x_ptr + token[:, None] * in_features
@@ -45,16 +70,15 @@ def tile_sums(
         byte_inside = (j < row_bytes)[None, :]
         stored = tl.load(w_row_ptr + j[None, :], mask=row_inside & byte_inside, other=0)
         if PACKED:
-            for field in tl.static_range(4):
-                k = field * row_bytes + j
+            for plane in tl.static_range(4):
+                k = plane * row_bytes + j
                 inside = token_inside & byte_inside & (k < in_features)[None, :]
                 x = tl.load(x_row_ptr + k[None, :], mask=inside, other=0)
-                w = ((stored >> (2 * field)) & 3).to(tl.int8) - 1
-                sums = tl.dot(x, tl.trans(w), sums, out_dtype=tl.int32)
+                sums = tl.dot(weights_of(stored, plane), tl.trans(x), sums, out_dtype=tl.int32)
         else:
             x = tl.load(x_row_ptr + j[None, :], mask=token_inside & byte_inside, other=0)
-            sums = tl.dot(x, tl.trans(stored), sums, out_dtype=tl.int32)
-    return sums
+            sums = tl.dot(stored, tl.trans(x), sums, out_dtype=tl.int32)
+    return tl.trans(sums)
 
 
 @triton.jit
@@ -84,7 +108,6 @@ def product_kernel(
     end_2,
     out_features,
     shared_codes,
-    tokens_class,
     PROJECTIONS: tl.constexpr,
     PACKED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -167,7 +190,6 @@ def gated_kernel(
     row_bytes,
     out_features,
     shared_codes,
-    tokens_class,
     HAS_GATE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -227,10 +249,6 @@ def gated_kernel(
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-tuned_product_kernel: Any = tuned_product(product_kernel)
-tuned_gated_kernel: Any = tuned_product(gated_kernel)
-
-
 @torch.library.custom_op("bitembed::ternary_product", mutates_args=())
 def ternary_product(
     codes_PMK: Tensor,
@@ -267,12 +285,10 @@ def ternary_product(
     if y_MN.numel() == 0:
         return y_MN
     ends = [sum(rows[: p + 1]) for p in range(projections)] + [0] * (3 - projections)
-
-    def grid(meta: dict[str, int]) -> tuple[int]:
-        return (triton.cdiv(tokens, meta["TOKENS"]) * sum(triton.cdiv(n, meta["ROWS"]) for n in rows),)
-
+    tile = tile_for(tokens, sum(rows), codes_PMK.device)
+    row_tiles = sum(triton.cdiv(n, tile.rows) for n in rows)
     weight = weight.contiguous()
-    tuned_product_kernel[grid](
+    product_kernel[(triton.cdiv(tokens, tile.tokens) * row_tiles,)](
         codes_PMK.contiguous(),
         scale_PM.contiguous(),
         weight,
@@ -286,12 +302,12 @@ def ternary_product(
         *ends,
         sum(rows),
         int(len(codes_PMK) == 1),
-        tokens_class(tokens),
         PROJECTIONS=projections,
         PACKED=weight.dtype == torch.uint8,
         HAS_BIAS=bias_N is not None,
         HAS_RESIDUAL=residual_MN is not None,
         GROUP=TOKEN_TILES_OF_A_GROUP,
+        **tile.launch(),
     )
     return y_MN
 
@@ -339,11 +355,8 @@ def gated_product(
     y_MN = torch.empty(tokens, len(up), dtype=dtype, device=codes_PMK.device)
     if y_MN.numel() == 0:
         return y_MN
-
-    def grid(meta: dict[str, int]) -> tuple[int]:
-        return (triton.cdiv(tokens, meta["TOKENS"]) * triton.cdiv(len(up), meta["ROWS"]),)
-
-    tuned_gated_kernel[grid](
+    tile = tile_for(tokens, len(up), codes_PMK.device)
+    gated_kernel[(triton.cdiv(tokens, tile.tokens) * triton.cdiv(len(up), tile.rows),)](
         codes_PMK.contiguous(),
         scale_PM.contiguous(),
         None if gate is None else gate.contiguous(),
@@ -357,11 +370,11 @@ def gated_product(
         up.shape[1],
         len(up),
         int(len(codes_PMK) == 1),
-        tokens_class(tokens),
         HAS_GATE=gate is not None,
         HAS_BIAS=up_bias is not None,
         ACTIVATION=activation,
         GROUP=TOKEN_TILES_OF_A_GROUP,
+        **tile.launch(),
     )
     return y_MN
 

@@ -23,7 +23,7 @@ from bitembed_core.ops.relation_divergence.triton import relation_gradient_kerne
 from bitembed_core.ops.ternary_linear.product import gated_kernel, product_kernel
 from bitembed_core.ops.weight_quantize.triton import partial_sums_kernel, ternary_kernel
 
-FAMILIES = {80: "ampere", 90: "hopper"}
+SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # that a block may have
 POINTERS = {"codes_ptr": "*i8", "real_ptr": "*i8", "target_ptr": "*i64", "owner_ptr": "*i64"}
 FLOATS = {"eps", "margin", "inverse_temperature", "student_inverse", "teacher_inverse"}
 RELATIONS = {"ROWS": 64, "STUDENT_WIDTH": 32, "TEACHER_WIDTH": 64}
@@ -48,7 +48,8 @@ def compiled(
 
 def products(capability: int, every: bool) -> list[dict[str, Any]]:
     rows = []
-    tiles = tuning.TILES[FAMILIES[capability]]
+    card = tuning.Card(multiprocessors=108, shared_bytes=SHARED_BYTES[capability])
+    tiles = [tuning.fitted(tile, card) for tile in tuning.TILES]
     ends = tiles[0], tiles[-1]
     for tile in tiles if every else ends:
         options = {"num_warps": tile.warps, "num_stages": tile.stages}

@@ -26,8 +26,8 @@ def test_fused_encoder(architecture, pooling, make_embedder, texts, device) -> N
     embedder._use_kernel("reference")
     with torch.inference_mode():
         expected = torch.cat([embedder.embed(embedder._pad([tokens])) for tokens in ids])
-    embedder._use_kernel("triton")
     embedder.model.to(device)
+    embedder._use_kernel("triton")
     actual = FusedEncoder(embedder.model, pooling).encode(ids).cpu()
     # One activation on the other side of a rounding step changes a vector a little.
     assert (actual * expected).sum(dim=1).min() > 0.999
