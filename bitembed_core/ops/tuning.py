@@ -27,6 +27,7 @@ class Tile(NamedTuple):
             "BYTES": self.bytes,
             "num_warps": self.warps,
             "num_stages": self.stages,
+            "enable_fp_fusion": False,  # scales, then the bias, as the integer kernel rounds them
         }
 
     @property

@@ -7,6 +7,7 @@ import torch
 
 from bitembed_core import BitEmbedder
 from bitembed_core.attention import capture_attention_states
+from workbench.recipes import forward
 from workbench.recipes.batches import ExampleBatch
 from workbench.recipes.forward import Encoder, embed_batch, forward_dtype, group_by_length, tokenize_batch
 
@@ -50,6 +51,22 @@ def test_embeddings_keep_their_order(tiny_embedder: BitEmbedder) -> None:
     torch.testing.assert_close(found.batch.positives, expected[2:4])
     torch.testing.assert_close(found.batch.negatives, expected[4:].reshape(2, 2, -1))
     assert len(found.states) == 0
+
+
+@pytest.mark.parametrize(("fewest", "passes"), [(0, 3), (40, 2), (10_000, 1)])
+def test_small_groups_join_the_next_longer_one(
+    tiny_embedder: BitEmbedder, fewest: int, passes: int, monkeypatch
+) -> None:
+    monkeypatch.setitem(forward.FEWEST_AT_ONCE, "cpu", fewest)
+    tokens = tokenize_batch(tiny_embedder, BATCH, 128)
+    rows, groups = group_by_length(tokens)
+    assert sorted(rows.tolist()) == list(range(8))
+    assert len(groups) == passes
+    assert all(group["input_ids"].numel() >= fewest for group in groups[:-1])
+    found = embed_batch(Encoder(tiny_embedder, None), tokens, 2, torch.float32)
+    expected = torch.cat([tiny_embedder.embed(tiny_embedder.tokenize([text])) for text in TEXTS])
+    torch.testing.assert_close(found.batch.queries, expected[:2])
+    torch.testing.assert_close(found.batch.negatives, expected[4:].reshape(2, 2, -1))
 
 
 @pytest.mark.parametrize("most", [1, 64, 200])
