@@ -303,7 +303,8 @@ class BitEmbedder:
                 training, exact), "packed" (two bits a weight, to run) or "gguf" (one file for the published runtime or
                 llama.cpp). A floating-point model has "release", which is its one form as a folder that
                 sentence-transformers understands, and "gguf".
-            token_table: precision of the embedding tables in "packed": "float16" (the default), "int8" or "int4".
+            token_table: precision of the embedding tables in "packed": "float16", "int8" or "int4", not finer than they
+                are stored in; None is float16, or what they are stored in.
             gguf_type: of the linears in "gguf": "i2_s" (the default), "tq2_0" or "tq1_0" (llama.cpp, models without
                 projection norms), "f16" (floating-point models).
 

@@ -46,6 +46,7 @@ class QuantizedEmbedding(nn.Module):
 
     table: nn.Parameter
     scale: Tensor | None
+    precision: TablePrecision
 
     def __init__(
         self,
@@ -56,8 +57,7 @@ class QuantizedEmbedding(nn.Module):
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        if precision not in TABLE_PRECISIONS:
-            raise ValueError(f"no table precision {precision!r}; choose one of {', '.join(TABLE_PRECISIONS)}")
+        _known(precision)
         self.dimension, self.precision, self.multiplier = dimension, precision, multiplier
         width = -(-dimension // 2) if precision == "int4" else dimension
         table = torch.empty(rows, width, dtype=STORED[precision], device=device)
@@ -90,12 +90,42 @@ class QuantizedEmbedding(nn.Module):
         module.scale = scale
         return module
 
+    def rounded(self, precision: TablePrecision) -> tuple[Tensor, Tensor | None]:
+        """What a table of `precision` stores of this one's values; a table of few rows stays float16.
+
+        Raises:
+            ValueError: `precision` is a finer one, for which the values are gone.
+        """
+        own = _known(precision) if len(self.table) >= FEW_ROWS else "float16"
+        if own == self.precision:
+            return self.table, self.scale
+        if TABLE_PRECISIONS.index(own) < TABLE_PRECISIONS.index(self.precision):
+            raise ValueError(
+                f"the embedding table is stored as {self.precision} and cannot become {own} again; ask for {self.precision} "
+                "or less, or take the model from before it was rounded"
+            )
+        parts = []
+        for start in range(0, len(self.table), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            scale = None if self.scale is None else self.scale[rows]
+            parts.append(
+                quantize_table(decode_rows(self.table[rows], scale, self.precision, self.dimension), own)
+            )
+        scales = [scale for _, scale in parts if scale is not None]
+        return torch.cat([table for table, _ in parts]), torch.cat(scales)
+
     def forward(self, ids: Tensor) -> Tensor:
         scale = None if self.scale is None else self.scale[ids]
         return decode_rows(self.table[ids], scale, self.precision, self.dimension) * self.multiplier
 
     def extra_repr(self) -> str:
         return f"{self.table.shape[0]}, {self.dimension}, precision={self.precision}"
+
+
+def _known(precision: TablePrecision) -> TablePrecision:
+    if precision not in TABLE_PRECISIONS:
+        raise ValueError(f"no table precision {precision!r}; choose one of {', '.join(TABLE_PRECISIONS)}")
+    return precision
 
 
 def quantize_table(weight: Tensor, precision: TablePrecision) -> tuple[Tensor, Tensor | None]:
@@ -164,9 +194,17 @@ def quantized_tables(model: nn.Module) -> dict[str, QuantizedEmbedding]:
 
 
 def quantize_tables(model: PreTrainedModel, precision: TablePrecision) -> PreTrainedModel:
-    """Round every embedding table of `model` to `precision`, in place; returns `model`."""
+    """Round every embedding table of `model` to `precision`, in place; returns `model`.
+
+    Raises:
+        ValueError: a table is stored in less than that already.
+    """
     for name, embedding in embedding_tables(model).items():
         model.set_submodule(name, QuantizedEmbedding.from_embedding(embedding, precision))
+    for stored in quantized_tables(model).values():
+        table, stored.scale = stored.rounded(precision)
+        stored.table = nn.Parameter(table, requires_grad=False)
+        stored.precision = precision if stored.scale is not None else "float16"
     return model
 
 

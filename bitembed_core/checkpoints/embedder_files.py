@@ -47,7 +47,7 @@ def save(
         )
     with atomic_path(folder) as fresh:
         fresh.mkdir()
-        save_model(embedder.model, fresh, form, token_table or "float16")
+        save_model(embedder.model, fresh, form, token_table)
         embedder.tokenizer.save_pretrained(fresh)
         if form == "packed":
             compact_json(fresh / "tokenizer.json")

@@ -119,22 +119,22 @@ def load_ternary(folder: Path, layout: Layout) -> PreTrainedModel:
 
 
 def save_model(
-    model: PreTrainedModel, folder: Path, layout: Layout | None, token_table: TablePrecision = "float16"
+    model: PreTrainedModel, folder: Path, layout: Layout | None, token_table: TablePrecision | None = None
 ) -> None:
     """Write `config.json` and the weights of `model` into `folder`; layout None is a floating-point model.
 
     Args:
-        token_table: how "packed" stores the embedding tables; tables that are stored in few bits already stay so.
+        token_table: how "packed" stores the embedding tables; None is as they are stored already, or float16.
 
     Raises:
-        ValueError: weights that are NaN or infinite, latent weights asked of a frozen model, or a model that the
-            layout cannot hold.
+        ValueError: weights that are NaN or infinite, latent weights asked of a frozen model, a table finer than the
+            stored one, or a model that the layout cannot hold.
     """
     config = _plain_config(model)
     if layout == "packed":
         tensors = _packed_tensors(model, token_table)
         stored = {table.precision for table in quantized_tables(model).values()}
-        precision = next(iter(stored & {"int8", "int4"}), "float16") if stored else token_table
+        precision = str(token_table or next(iter(stored & {"int8", "int4"}), "float16"))
         config["quantization_config"] = settings_of(model, "packed", precision).to_json()
         config["dtype"] = "float32"  # of the computation, whatever the tensors are stored in
     elif layout == "release":
@@ -234,7 +234,7 @@ def _take_over(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
             module._buffers[leaf] = tensor
 
 
-def _packed_tensors(model: PreTrainedModel, token_table: TablePrecision) -> dict[str, Tensor]:
+def _packed_tensors(model: PreTrainedModel, token_table: TablePrecision | None) -> dict[str, Tensor]:
     tensors = dict(model.state_dict())
     for name, module in model.named_modules():
         if isinstance(module, BitLinear):
@@ -246,9 +246,12 @@ def _packed_tensors(model: PreTrainedModel, token_table: TablePrecision) -> dict
             for leaf in ("codes", "packed_codes", "log_scale"):
                 tensors.pop(f"{name}.{leaf}", None)
             tensors |= {f"{name}.weight": packed, f"{name}.weight_scale": scale.float()}
-        elif isinstance(module, torch.nn.Embedding):
-            own = QuantizedEmbedding.like(module, token_table).precision
-            table, scales = quantize_table(tensors.pop(f"{name}.weight"), own)
+        elif isinstance(module, torch.nn.Embedding | QuantizedEmbedding):
+            if isinstance(module, QuantizedEmbedding):
+                table, scales = module.rounded(token_table or module.precision)
+            else:
+                own = QuantizedEmbedding.like(module, token_table or "float16").precision
+                table, scales = quantize_table(tensors.pop(f"{name}.weight"), own)
             tensors[f"{name}.table"] = table
             if scales is not None:
                 tensors[f"{name}.scale"] = scales

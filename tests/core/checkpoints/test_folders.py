@@ -16,7 +16,7 @@ from transformers import AutoModel
 
 from bitembed_core import BitEmbedder
 from bitembed_core.conversion import bit_linears
-from bitembed_core.embedding_table import quantize_tables
+from bitembed_core.embedding_table import quantize_tables, quantized_tables
 
 ARCHITECTURES = ["bert", "qwen3", "gemma3"]
 
@@ -100,6 +100,25 @@ def test_a_table_of_few_bits_through_every_door(
     ).keys()
     with pytest.raises(ValueError, match="the layout 'packed' only"):
         again.save_pretrained(tmp_path / "o", "release")
+
+
+def test_a_packed_model_takes_a_smaller_table_but_no_finer_one(make_embedder, sentences, tmp_path) -> None:
+    embedder = make_embedder("qwen3")
+    embedder.convert("all", sentences)
+    embedder.save_pretrained(tmp_path / "float16", "packed")
+    for finer, coarser in (("float16", "int8"), ("int8", "int4")):
+        again = BitEmbedder.from_pretrained(tmp_path / finer, device="cpu")
+        again.save_pretrained(tmp_path / coarser, "packed", token_table=coarser)
+        quantize_tables(again.model, coarser)
+        smaller = BitEmbedder.from_pretrained(tmp_path / coarser, device="cpu")
+        assert {table.precision for table in quantized_tables(smaller.model).values()} == {coarser}
+        assert (smaller.encode(sentences) == again.encode(sentences)).all()
+        assert (tmp_path / coarser / "model.safetensors").stat().st_size < (
+            tmp_path / finer / "model.safetensors"
+        ).stat().st_size
+        with pytest.raises(ValueError, match=f"is stored as {coarser} and cannot become {finer} again"):
+            smaller.save_pretrained(tmp_path / "wider", "packed", token_table=finer)
+    assert not (tmp_path / "wider").exists()
 
 
 def test_int8_tables_change_little(make_embedder, sentences) -> None:
