@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--token-table",
         choices=TOKEN_TABLES,
-        help="of packed: how the embedding table is stored (default: float16)",
+        help="of packed: how the embedding table is stored (default: as it is, float16 if in floating point)",
     )
     command.add_argument(
         "--gguf-type",

@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,13 @@ def main() -> None:
     results: dict[str, Any] = {"environment": environment(), "dry_run": arguments.dry_run}
     for name in arguments.parts:
         begin = time.perf_counter()
-        results[name] = parts[name]()
-        print(json.dumps(results[name], indent=1))
+        rows = results[name] = []
+        for row in parts[name]():
+            rows.append(row)
+            print(json.dumps(row, indent=1), flush=True)
+            if arguments.out:  # after every row: time on a card is short
+                write_json(arguments.out, results)
         print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
-        if arguments.out:
-            write_json(arguments.out, results)
 
 
 class Bench:
@@ -99,8 +101,7 @@ class Bench:
         self.device = torch.device("cpu" if dry else "cuda")
         self.dtype = torch.float32 if dry else torch.bfloat16  # the interpreter has no bfloat16
 
-    def linears(self) -> list[Row]:
-        rows = []
+    def linears(self) -> Iterator[Row]:
         for name, (out, features) in (
             LINEARS.items() if not self.dry else [("small", (20, 36)), ("wide", (33, 64))]
         ):
@@ -123,8 +124,7 @@ class Bench:
                     if peer in seconds:
                         row[f"times_{peer}"] = seconds[peer] / seconds["product"]
                         row[f"times_{peer}_with_norm"] = seconds[peer] / seconds["norm and product"]
-                rows.append(row)
-        return rows
+                yield row
 
     def _linear(self, tokens: int, out: int, features: int) -> dict[str, Run]:
         torch.manual_seed(0)
@@ -167,12 +167,10 @@ class Bench:
         with self.device:  # so that random weights take no time
             return AutoModel.from_config(config, dtype=torch.float32).eval()
 
-    def encoders(self) -> list[Row]:
-        rows = []
+    def encoders(self) -> Iterator[Row]:
         for name, config in (("Qwen3-0.6B", QWEN3), ("Gemma3-270M", GEMMA3)):
             for texts, length in ((1, 32), (32, 128), (64, 512)) if not self.dry else ((2, 12),):
-                rows.append({"model": name, **self._encoder(config, texts, length)})
-        return rows
+                yield {"model": name, **self._encoder(config, texts, length)}
 
     @torch.inference_mode()
     def _encoder(self, config: Any, texts: int, length: int) -> Row:
@@ -216,8 +214,7 @@ class Bench:
             },
         }
 
-    def training(self) -> list[Row]:
-        rows = []
+    def training(self) -> Iterator[Row]:
         for name, config in (("Qwen3-0.6B", QWEN3), ("Gemma3-270M", GEMMA3)):
             for stage in (1, 2):
                 row: Row = {"model": name, "stage": stage, "seconds": {}, "peak_bytes": {}}
@@ -230,8 +227,7 @@ class Bench:
                 row["ternary_takes_times"] = (
                     row["seconds"]["ternary"] / row["seconds"]["without quantization"]
                 )
-                rows.append(row)
-        return rows
+                yield row
 
     def _training_step(self, config: Any, stage: int, ternary: bool) -> Run:
         from bitembed_core.attention import capture_attention_states
@@ -279,7 +275,7 @@ class Bench:
             raise RuntimeError("a training step gives no finite loss; nothing is timed")
         return step
 
-    def losses(self) -> list[Row]:
+    def losses(self) -> Iterator[Row]:
         queries, negatives, width = (8192, 7, 1024) if not self.dry else (6, 1, 16)
         torch.manual_seed(0)
         student = EmbeddingBatch(
@@ -311,12 +307,10 @@ class Bench:
             "relations": lambda: AttentionRelationDistillation(heads)(*states, mask).backward(),
         }
         torch.testing.assert_close(InfoNCE()(*student), whole(), rtol=1e-4, atol=1e-5)
-        rows = []
         for name, run in runs.items():
             reset_peak(self.device)
             seconds = median_seconds(run, self.device, 1 if self.dry else 5)
-            rows.append({"loss": name, "seconds": seconds, "peak_bytes": peak(self.device)})
-        return rows
+            yield {"loss": name, "seconds": seconds, "peak_bytes": peak(self.device)}
 
 
 def in_a_graph(run: Run, device: torch.device) -> Run:
