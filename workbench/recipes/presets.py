@@ -74,9 +74,11 @@ MINILM_FULL = Recipe(
         backbone="runs/minilm-full/pretrain",
         teacher="minilm",
         out="runs/minilm-full/distill",
-        triplets="offline",
+        # Everyday sentences too: with them and 600 steps the cosine to the teacher on held-out news is 0.901, with triplets
+        # alone and 250 steps 0.895, with triplets alone, 700 steps and Muon 0.892.
+        triplets="offline,boolq-sentences,story-sentences",
         limit_per_source=6000,
-        steps=250,
+        steps=600,
         batch_size=24,
         hard_negatives=1,  # more negatives of a query cost as much as more queries, which teach more
         learning_rate=1e-4,
