@@ -67,7 +67,7 @@ class _TernaryLinear(torch.autograd.Function):
         grad_MN = grad_outputs[0].flatten(0, -2).to(dtype)
         scaled_grad_MN, grad_bias = passes.scale_gradient(grad_MN, x_scale_M1, ctx.has_bias)
         grad_w = scaled_grad_MN.t() @ x_codes_MK.to(dtype)
-        grad_MK = grad_MN @ (w_codes_NK.to(dtype) * w_scale.to(dtype))
+        grad_MK = grad_MN @ w_codes_NK.to(dtype).mul_(w_scale.to(dtype))
         grad_gain = None
         if gain is not None:
             grad_MK, grad_gain = passes.norm_backward(grad_MK, x_MK, inverse_rms_M1, Norm(gain, ctx.eps))

@@ -87,7 +87,7 @@ def _backward(ctx: Any, grad_y: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     grad_MN = grad_y.flatten(0, -2).to(dtype)
     grad_w = (grad_MN * x_scale_M[:, None].to(dtype)).t() @ x_codes_MK.to(dtype)
     grad_bias = None if ctx.bias_dtype is None else grad_MN.sum(dim=0, dtype=torch.float32).to(ctx.bias_dtype)
-    grad_MK = grad_MN @ (w_codes_NK.to(dtype) * w_scale.to(dtype))
+    grad_MK = grad_MN @ w_codes_NK.to(dtype).mul_(w_scale.to(dtype))
     grad_gain = None
     if gain is not None:
         grad_MK, grad_gain = norm_backward(grad_MK, x.flatten(0, -2), inverse_rms_M, gain)
