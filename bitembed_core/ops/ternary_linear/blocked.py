@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitembed_core.ops.ternary_linear.operands import Forward, Norm
-from bitembed_core.quantizers import EPS
+from bitembed_core.quantizers import EPS, quantize_weight
 
 SUMS = 1 << 18  # int32 sums held at once: a megabyte, which stays in the cache until it has been rescaled
 BLOCK_ELEMENTS = 1 << 17  # of float32: half a megabyte
@@ -42,16 +42,6 @@ def quantize_normalised(x_MK: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor
         )  # at most 127 in size, no need to clip
         torch.div(largest, 127.0, out=scale_M1[rows])
     return codes_MK, scale_M1, inverse_rms_M1
-
-
-def quantize_weight(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq 1, as `quantizers.quantize_weight`: codes int8 (N, K), scale float32 ()."""
-    weight = weight_NK.float()
-    scale = weight.abs().mean()
-    codes_NK = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
-    for rows in blocks(weight):
-        codes_NK[rows] = torch.div(weight[rows], scale + EPS).round_().clamp_(-1, 1)
-    return codes_NK, scale
 
 
 def rescale(sums_MN: Tensor, scale_M1: Tensor, bias: Tensor | None, y_MN: Tensor) -> None:

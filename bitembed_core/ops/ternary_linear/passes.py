@@ -17,6 +17,7 @@ from bitembed_core.ops.norm_quantize.native import norm_quantize
 from bitembed_core.ops.ternary_linear import blocked
 from bitembed_core.ops.ternary_linear.native import LatentWeight, float_norm, float_or_none
 from bitembed_core.ops.ternary_linear.operands import Forward, Norm
+from bitembed_core.quantizers import quantize_weight
 
 
 class Passes(NamedTuple):
@@ -72,7 +73,7 @@ def _by_torch(
     x_MK: Tensor, weight_NK: Tensor, bias: Tensor | None, norm: Norm | None, dtype: torch.dtype
 ) -> Forward:
     x_codes, x_scale, inverse_rms = norm_quantize(x_MK, norm)
-    w_codes, w_scale = blocked.quantize_weight(weight_NK)
+    w_codes, w_scale = quantize_weight(weight_NK)
     y = blocked.scaled_product(x_codes, w_codes, x_scale * w_scale, bias, dtype, rescale)
     return Forward(y, x_codes, x_scale, inverse_rms, w_codes, w_scale)
 
