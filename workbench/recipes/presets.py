@@ -74,8 +74,8 @@ MINILM_FULL = Recipe(
         backbone="runs/minilm-full/pretrain",
         teacher="minilm",
         out="runs/minilm-full/distill",
-        # Everyday sentences too: with them and 600 steps the cosine to the teacher on held-out news is 0.901, with triplets
-        # alone and 250 steps 0.895, with triplets alone, 700 steps and Muon 0.892.
+        # Everyday sentences too: with them and 600 steps the cosine to the teacher on news, which stage 2 lacks, is 0.901;
+        # with triplets alone and 250 steps 0.895, with triplets alone, 700 steps and Muon 0.892.
         triplets="offline,boolq-sentences,story-sentences",
         limit_per_source=6000,
         steps=600,
