@@ -36,7 +36,8 @@ class Tile(NamedTuple):
         return self.bytes * (self.rows + 4 * self.tokens)
 
 
-# Largest first: the larger a tile, the fewer times operands are read. Measured on an H100 among 131 others.
+# Largest first: the larger a tile, the fewer times operands are read. With them an H100 gives
+# kernels/benchmarks/results/gpu_linears_h100.json; on other cards they have not been tried.
 TILES = (
     Tile(128, 128, 64, 8, 3),
     Tile(64, 128, 64, 4, 3),

@@ -20,8 +20,8 @@ from workbench.recipes.distributed import largest_over_processes
 
 Tokens = dict[str, Tensor]
 SHORTEST_GROUP = 8  # tokens
-# Tokens, with padding, that a pass through the model should have. On an H100 a training step of 8,192 tokens took 7 ms for
-# each layer of Qwen3-0.6B, and of Gemma-3-270M with a quarter of the weights (gpu_training_h100.json): launches take them.
+# Tokens, with padding, that a pass through the model should have. On an H100 a step of 8,192 tokens in floating point took
+# 7 ms a layer of Qwen3-0.6B, and of Gemma-3-270M with a quarter of the weights (gpu_training_h100.json): launches take them.
 FEWEST_AT_ONCE = {"cuda": 32_768}
 
 
