@@ -213,10 +213,17 @@ class BitEmbedder:
 
     def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Embeddings (B, d) of a tokenized batch: float32, L2-normalised, differentiable."""
+        return self.pooled(self.token_states(batch), batch["attention_mask"])
+
+    def token_states(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The last layer's states (B, T, D) of a tokenized batch."""
         # Nothing is generated afterwards: without `use_cache=False` decoders would keep copies of keys and values.
         options = {} if self.model.config.model_type in ENCODER_TYPES else {"use_cache": False}
-        states_BTD = self.model(**batch, **options).last_hidden_state
-        return self._rotated(F.normalize(pool(states_BTD, batch["attention_mask"], self.pooling), dim=-1))
+        return self.model(**batch, **options).last_hidden_state
+
+    def pooled(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Embeddings (B, d) of texts with these `token_states`."""
+        return self._rotated(F.normalize(pool(states_BTD, mask_BT, self.pooling), dim=-1))
 
     def encode(
         self,

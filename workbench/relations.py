@@ -216,7 +216,8 @@ def read(models: Mapping[str, BitEmbedder], text: str, max_length: int) -> TextS
         batch = pad([ids], embedder.tokenizer.pad_token_id)
         with capture_attention_states(embedder.model, *dict.fromkeys(wanted)) as capture:
             embedder.model(**{key: tensor.to(embedder.device) for key, tensor in batch.items()})
-        layers[name] = [real_tokens(capture.received[layer], len(ids)) for layer in wanted]
+        received = dict(zip(capture.layers, capture.by_layer, strict=True))
+        layers[name] = [real_tokens(received[layer], len(ids)) for layer in wanted]
     return TextStates([token_label(teacher, token) for token in ids], bool(cut), layers)
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from bitembed_core.divergence import exclude, kl_divergence
 from bitembed_core.ops import gpu
 
-BLOCK_ELEMENTS = 1 << 21  # of an L x L matrix over heads and texts: 8 MiB
+BLOCK_ELEMENTS = (
+    1 << 18
+)  # of an L x L matrix over heads and texts: 1 MiB, so that several stay in a core's cache
 
 
 def plain(
@@ -56,14 +58,16 @@ class _RelationDivergence(torch.autograd.Function):
         with torch.autocast(student_BRTd.device.type, enabled=False):
             for start in range(0, B, step):
                 texts = slice(start, start + step)
-                s, t, real = student_BRTd[texts], teacher_BRTd[texts], real_BT[texts]
-                log_s = _log_relations(s, temperatures[0], real)
-                log_t = _log_relations(t, temperatures[1], real)
+                s, real_B1T1 = student_BRTd[texts], real_BT[texts, None, :, None]
+                log_s = _log_relations(s, temperatures[0], real_BT[texts])
+                log_t = _log_relations(teacher_BRTd[texts], temperatures[1], real_BT[texts])
                 p_t = log_t.exp()
-                rows = real[:, None, :, None]
-                total += (p_t * (log_t - log_s)).masked_fill_(~rows, 0).sum()
-                difference = log_s.exp_().sub_(p_t).masked_fill_(~rows, 0)
-                gradient_BRTd[texts] = (difference + difference.transpose(-1, -2)) @ s / temperatures[0]
+                rows_BRT1 = log_t.sub_(log_s).mul_(p_t).sum(dim=-1, keepdim=True)
+                total += rows_BRT1.masked_fill(~real_B1T1, 0).sum()
+                difference = log_s.exp_().sub_(p_t)  # D, whose rows of padding are left out below
+                gradient = (difference @ s).masked_fill_(~real_B1T1, 0)
+                gradient += difference.transpose(-1, -2) @ s.masked_fill(~real_B1T1, 0)
+                gradient_BRTd[texts] = gradient / temperatures[0]
         ctx.save_for_backward(gradient_BRTd)
         return total
 
@@ -74,5 +78,11 @@ class _RelationDivergence(torch.autograd.Function):
 
 
 def _log_relations(a_BRTd: Tensor, temperature: float, real_BT: Tensor) -> Tensor:
-    logits = (a_BRTd @ a_BRTd.transpose(-1, -2)).div_(temperature)
-    return exclude(logits, real_BT[:, None, None, :]).log_softmax(dim=-1)
+    B, R, T, _ = a_BRTd.shape
+    lowest = torch.finfo(a_BRTd.dtype).min / 2  # as in `exclude`; half of it, since logits are added
+    excluded_BR1T = (
+        a_BRTd.new_zeros(B, 1, 1, T).masked_fill_(~real_BT[:, None, None], lowest).expand(B, R, 1, T)
+    )
+    a_XTd = a_BRTd.flatten(0, 1)
+    logits_XTT = torch.baddbmm(excluded_BR1T.flatten(0, 1), a_XTd, a_XTd.mT, alpha=1 / temperature)
+    return logits_XTT.log_softmax(dim=-1).unflatten(0, (B, R))

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bitembed_core import BitEmbedder
-from bitembed_core.attention import AttentionStates, capture_attention_states
+from bitembed_core.attention import AttentionStates, capture_attention_states, using_attention
 from bitembed_core.losses import EmbeddingBatch
+from bitembed_core.packed_attention import PackedTexts, can_pack, packed_attention
 from bitembed_core.tokenization import padded_length
 from workbench.recipes.batches import ExampleBatch
 from workbench.recipes.distributed import largest_over_processes
@@ -50,38 +51,37 @@ class Encoder(nn.Module):
 
     def forward(self, groups: Sequence[Tokens]) -> tuple[Tensor, list[AttentionStates]]:
         """Embeddings (N, d) of the texts of all groups, and for each group the states of the chosen layer."""
-        embeddings, states = [], []
-        for tokens in groups:
-            with faster_attention(tokens["input_ids"]):
-                if self.layer is None:
+        layers = () if self.layer is None else (self.layer,)
+        if not can_pack(self.model):
+            embeddings, states = [], []
+            for tokens in groups:
+                with capture_attention_states(self.model, *layers) as capture:
                     embeddings.append(self.embedder.embed(tokens))
-                else:
-                    with capture_attention_states(self.model, self.layer) as capture:
-                        embeddings.append(self.embedder.embed(tokens))
-                    states.append(capture.states)
-        return torch.cat(embeddings), states
+                states += capture.by_layer
+            return torch.cat(embeddings), states
+        texts = PackedTexts(groups)
+        with packed_attention(self.model, texts, *layers) as capture:
+            token_states_ND = self.embedder.token_states(texts.inputs)[0]
+        embeddings = [
+            self.embedder.pooled(states_BTD, group.mask_BT)
+            for states_BTD, group in zip(texts.split(token_states_ND), texts.groups, strict=True)
+        ]
+        return torch.cat(embeddings), [states for layer in capture.by_layer_and_group for states in layer]
 
     def states(self, groups: Sequence[Tokens]) -> list[AttentionStates]:
         """The states alone; layers above theirs do not run."""
         assert self.layer is not None
-        states = []
-        for tokens in groups:
-            with capture_attention_states(self.model, self.layer, and_stop=True) as capture:
-                self.embedder.embed(tokens)
-            states.append(capture.states)
-        return states
-
-
-def faster_attention(ids_BT: Tensor) -> AbstractContextManager[None]:
-    """Plain matrix products where the fused attention is slower: its bfloat16 backward on CPUs, for short texts.
-
-    Measured with torch 2.13, AMX, 768 heads of width 32, forward and backward: 159 against 27 ms for 16
-    tokens, 114 against 43 for 48, 101 against 78 for 128. Longer texts would take much memory this way.
-    """
-    rounded = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
-    if ids_BT.is_cpu and rounded and torch.is_grad_enabled() and ids_BT.shape[1] <= 128:
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
+        if not can_pack(self.model):
+            states = []
+            for tokens in groups:
+                with capture_attention_states(self.model, self.layer, and_stop=True) as capture:
+                    self.embedder.token_states(tokens)
+                states.append(capture.states)
+            return states
+        texts = PackedTexts(groups)
+        with packed_attention(self.model, texts, self.layer, and_stop=True) as capture:
+            self.embedder.token_states(texts.inputs)
+        return capture.by_layer_and_group[0]
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
@@ -90,17 +90,19 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
     Gradients are the same to the last bit. Attention states that are captured on the way stay as they are. Only the
     layers' own training flag is set, by which transformers goes; what is in them stays without dropout.
     """
-    recomputed = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": _same_attention}
+    contexts = partial(_same_attention, model)
+    recomputed = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": contexts}
     model.activation_checkpointing_enable(recomputed)
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
 
 
-def _same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of a layer's forward and of its recomputation, which no longer stands under `faster_attention`."""
-    plain = not torch.backends.cuda.flash_sdp_enabled()
-    return nullcontext(), sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
+def _same_attention(
+    model: PreTrainedModel,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a layer's forward and of its recomputation, which is outside of the block that chose the attention."""
+    return nullcontext(), using_attention(model, model.config._attn_implementation)
 
 
 def tokenize_batch(embedder: BitEmbedder, batch: ExampleBatch, max_length: int) -> Tokens:

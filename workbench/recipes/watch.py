@@ -117,7 +117,10 @@ def activation_ranges(
     def look_at(name: str) -> Callable[..., None]:
         def look(layer: BitLinear, inputs: tuple[Tensor, ...]) -> None:
             norm = Norm(layer.norm.weight, layer.norm.eps) if layer.norm is not None else None
-            x_MK = normalised(inputs[0].flatten(0, -2)[is_token_M], norm).float()
+            x_MK = inputs[0].flatten(0, -2)
+            if len(x_MK) == len(is_token_M):  # otherwise the forward has left out the padding
+                x_MK = x_MK[is_token_M]
+            x_MK = normalised(x_MK, norm).float()
             largest_M, rms_M = x_MK.abs().amax(dim=1), x_MK.square().mean(dim=1).sqrt()
             ranges[name] = {
                 "largest": largest_M.max().item(),

@@ -92,10 +92,13 @@ def test_grouped_texts_give_the_gradients_of_one_padded_batch(
     for most in (None, 100, "padded"):
         if most == "padded":
             rows, groups = torch.arange(len(TEXTS)), [dict(tokens)]
+            with capture_attention_states(embedder.model, 0) as capture:
+                embeddings = embedder.embed(tokens)
+            states = capture.by_layer
         else:
             rows, groups = group_by_length(tokens, most)
             assert sum(group["input_ids"].numel() for group in groups) < 0.7 * tokens["input_ids"].numel()
-        embeddings, states = Encoder(embedder, 0)(groups)
+            embeddings, states = Encoder(embedder, 0)(groups)
         loss = (embeddings[rows.argsort()] * wanted).sum()
         for group, layer in zip(groups, states, strict=True):
             mask = group["attention_mask"][:, None, :, None]

@@ -70,10 +70,20 @@ def keep(folder: Path, teacher: BitEmbedder, texts: list[str]) -> torch.Tensor:
 
 
 def layer_calls(embedder: BitEmbedder, layer: int) -> list[int]:
-    """How many texts went through a layer of `embedder`, by forward, from now on."""
+    """How many tokens went through a layer of `embedder`, by forward, from now on."""
     calls: list[int] = []
     embedder.model.encoder.layer[layer].register_forward_pre_hook(
-        lambda _, inputs: calls.append(len(inputs[0]))
+        lambda _, inputs: calls.append(inputs[0].shape[:2].numel())
+    )
+    return calls
+
+
+def texts_read(embedder: BitEmbedder) -> list[int]:
+    """How many texts `embedder` read, by forward, from now on: each has one token at its beginning."""
+    calls: list[int] = []
+    first = embedder.tokenizer.cls_token_id
+    embedder.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, inputs: calls.append(int((inputs[0] == first).sum()))
     )
     return calls
 
@@ -188,7 +198,7 @@ def test_a_text_goes_through_the_teacher_once(
         training = make_training(
             replace(CONFIG, out=out, chunk_tokens=chunk), sources=[source], teacher_vectors=tmp_path / "kept"
         )
-        calls.append(layer_calls(training.teacher, 0))
+        calls.append(texts_read(training.teacher))
         assert len(list(training.records())) == 4
     texts = {text for example in source.examples for text in example.texts}
     assert sum(calls[0]) == len(texts)
@@ -205,7 +215,7 @@ def test_relations_need_the_teacher_up_to_their_layer(
         training = make_training(
             replace(config, out=out), sources=[source], teacher_vectors=tmp_path / "kept"
         )
-        below, above = layer_calls(training.teacher, 0), layer_calls(training.teacher, 1)
+        below, above = texts_read(training.teacher), layer_calls(training.teacher, 1)
         records = list(training.records())
         for expected, found in zip(computed, records, strict=True):
             for name in (*LOSSES, "relations"):
