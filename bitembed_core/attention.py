@@ -51,7 +51,10 @@ class Capture:
         """As `by_layer`, each for one group of texts after the other (`packed_attention`)."""
         missing = [layer for layer in self.layers if layer not in self.received]
         if missing:
-            raise RuntimeError(f"no forward ran inside the block, or layer {missing[0]} was not reached")
+            raise RuntimeError(
+                f"no forward ran inside the block, or layer {missing[0]} was not reached, or the attention of this "
+                "architecture does not tell its layer (DistilBERT, MPNet): then its relations cannot be used"
+            )
         return [self.received[layer] for layer in self.layers]
 
     def receive(self, module: nn.Module, groups: list[AttentionStates]) -> None:

@@ -18,13 +18,28 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from bitembed_core.attention import AttentionStates, Capture, attend, capturing, hand_over
 
 PACKED_ATTENTION = "bitembed_packed_sdpa"
-# Architectures whose positions reach them as `position_ids` alone, counted from 0.
-PACKABLE = frozenset(["bert", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"])
+# Architectures whose positions reach them as `position_ids` alone, counted from 0 or from behind the padding token.
+FROM_ZERO = frozenset(
+    [
+        "bert",
+        "electra",
+        "gemma",
+        "gemma3_text",
+        "granite",
+        "llama",
+        "mistral",
+        "olmo2",
+        "phi3",
+        "qwen2",
+        "qwen3",
+    ]
+)
+FROM_PADDING = frozenset(["camembert", "roberta", "xlm-roberta"])
 
 
 def can_pack(model: PreTrainedModel) -> bool:
     """Whether `packed_attention` is for models like this."""
-    return model.config.model_type in PACKABLE
+    return model.config.model_type in FROM_ZERO | FROM_PADDING
 
 
 class TextGroup:
@@ -79,17 +94,20 @@ class _WithoutPadding(torch.autograd.Function):
 
 
 class PackedTexts:
-    """Texts of several groups as one row of N tokens.
+    """Texts of several groups as one row of N tokens for `model`.
 
     Args:
         groups: `input_ids` and `attention_mask` (B, T) of each.
     """
 
-    def __init__(self, groups: Sequence[Mapping[str, Tensor]]) -> None:
+    def __init__(self, model: PreTrainedModel, groups: Sequence[Mapping[str, Tensor]]) -> None:
+        first = model.config.pad_token_id + 1 if model.config.model_type in FROM_PADDING else 0
         self.groups = [TextGroup(group["attention_mask"]) for group in groups]
         pairs = list(zip(groups, self.groups, strict=True))
         ids_N = torch.cat([texts["input_ids"][group.mask_BT] for texts, group in pairs])
-        positions_N = torch.cat([(group.mask_BT.cumsum(1) - 1)[group.mask_BT] for group in self.groups])
+        positions_N = (
+            torch.cat([(group.mask_BT.cumsum(1) - 1)[group.mask_BT] for group in self.groups]) + first
+        )
         self.inputs = {
             "input_ids": ids_N[None],
             "position_ids": positions_N[None],

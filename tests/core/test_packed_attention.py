@@ -5,10 +5,17 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModel, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from bitembed_core.attention import attend, capture_attention_states
-from bitembed_core.packed_attention import PACKABLE, PackedTexts, TextGroup, can_pack, packed_attention
+from bitembed_core.packed_attention import (
+    FROM_PADDING,
+    FROM_ZERO,
+    PackedTexts,
+    TextGroup,
+    can_pack,
+    packed_attention,
+)
 
 SIZES = {
     "vocab_size": 50,
@@ -16,22 +23,27 @@ SIZES = {
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "pad_token_id": 0,
 }
-OTHERS = {
-    "llama": LlamaConfig(**SIZES),
-    "mistral": MistralConfig(**SIZES, head_dim=8, sliding_window=5),
-    "qwen2": Qwen2Config(**SIZES),
-}
+SOME_OPTIONS = {"mistral": {"sliding_window": 5}, "phi3": {"sliding_window": 9}}  # shorter than some texts
+OF_FIXTURES = {"bert": "bert", "qwen3": "qwen3", "gemma3_text": "gemma3"}
+ENCODERS = {"bert", "electra", *FROM_PADDING}
 LENGTHS = [[3, 1, 7], [8, 8], [40, 33, 21, 17]]  # of groups of texts; the second has no padding
 
 
-@pytest.fixture(params=["bert", "qwen3", "gemma3", *OTHERS])
+@pytest.fixture(params=sorted(FROM_ZERO | FROM_PADDING))
 def model(request: pytest.FixtureRequest, make_embedder: Callable) -> PreTrainedModel:
     torch.manual_seed(0)
-    if request.param in OTHERS:
-        return AutoModel.from_config(OTHERS[request.param]).eval()
-    return make_embedder(request.param).model
+    if request.param in OF_FIXTURES:
+        return make_embedder(OF_FIXTURES[request.param]).model
+    grouped = {} if request.param in ENCODERS else {"num_key_value_heads": 2}
+    some = SOME_OPTIONS.get(request.param, {})
+    config = AutoConfig.for_model(request.param, **SIZES, **grouped, **some)
+    with torch.no_grad():
+        model = AutoModel.from_config(config).eval()
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
 
 
 def groups_of_texts(side: str = "right") -> list[dict[str, Tensor]]:
@@ -48,17 +60,13 @@ def groups_of_texts(side: str = "right") -> list[dict[str, Tensor]]:
 
 
 def options(model: PreTrainedModel) -> dict[str, bool]:
-    return {} if model.config.model_type == "bert" else {"use_cache": False}
-
-
-def test_every_architecture_is_tested() -> None:
-    assert {"bert", "qwen3", "gemma3_text", *OTHERS} == PACKABLE
+    return {} if model.config.model_type in ENCODERS else {"use_cache": False}
 
 
 def test_states_and_gradients_are_those_of_padded_texts(model: PreTrainedModel) -> None:
     assert can_pack(model)
     groups = groups_of_texts()
-    texts = PackedTexts(groups)
+    texts = PackedTexts(model, groups)
     found, weights = [], []
     for way in ("packed", "padded"):
         model.zero_grad()
@@ -96,7 +104,7 @@ def test_a_text_knows_nothing_of_its_neighbours(model: PreTrainedModel) -> None:
     changed[2]["input_ids"][1] = 4
     states = []
     for some in (groups, changed):
-        texts = PackedTexts(some)
+        texts = PackedTexts(model, some)
         with torch.no_grad(), packed_attention(model, texts):
             states.append(texts.split(model(**texts.inputs, **options(model)).last_hidden_state[0]))
     for group in (0, 1):
@@ -113,14 +121,14 @@ def test_padding_on_the_left_is_padding_too(model: PreTrainedModel) -> None:
         b["input_ids"][b["attention_mask"].bool()] = a["input_ids"][a["attention_mask"].bool()]
     rows = []
     for groups in (right, left):
-        texts = PackedTexts(groups)
+        texts = PackedTexts(model, groups)
         with torch.no_grad(), packed_attention(model, texts):
             rows.append(model(**texts.inputs, **options(model)).last_hidden_state)
     torch.testing.assert_close(rows[0], rows[1], rtol=1e-5, atol=1e-5)
 
 
 def test_the_forward_ends_with_the_states_that_were_asked_for(model: PreTrainedModel) -> None:
-    texts = PackedTexts(groups_of_texts())
+    texts = PackedTexts(model, groups_of_texts())
     reached = []
     hook = model.get_submodule(last_block(model)).register_forward_pre_hook(lambda *_: reached.append(1))
     with torch.no_grad():
@@ -136,7 +144,7 @@ def test_the_forward_ends_with_the_states_that_were_asked_for(model: PreTrainedM
 
 
 def last_block(model: PreTrainedModel) -> str:
-    return "encoder.layer.1" if model.config.model_type == "bert" else "layers.1"
+    return "encoder.layer.1" if model.config.model_type in ENCODERS else "layers.1"
 
 
 def test_padding_gets_no_gradient_and_gives_none() -> None:

@@ -55,11 +55,14 @@ class Encoder(nn.Module):
         if not can_pack(self.model):
             embeddings, states = [], []
             for tokens in groups:
+                if not layers and self.model.config._attn_implementation != "sdpa":
+                    embeddings.append(self.embedder.embed(tokens))
+                    continue
                 with capture_attention_states(self.model, *layers) as capture:
                     embeddings.append(self.embedder.embed(tokens))
                 states += capture.by_layer
             return torch.cat(embeddings), states
-        texts = PackedTexts(groups)
+        texts = PackedTexts(self.model, groups)
         with packed_attention(self.model, texts, *layers) as capture:
             token_states_ND = self.embedder.token_states(texts.inputs)[0]
         embeddings = [
@@ -78,7 +81,7 @@ class Encoder(nn.Module):
                     self.embedder.token_states(tokens)
                 states.append(capture.states)
             return states
-        texts = PackedTexts(groups)
+        texts = PackedTexts(self.model, groups)
         with packed_attention(self.model, texts, self.layer, and_stop=True) as capture:
             self.embedder.token_states(texts.inputs)
         return capture.by_layer_and_group[0]
