@@ -196,7 +196,8 @@ def native() -> ctypes.CDLL:
 
 
 def isa() -> str:
-    """Name of the instruction set in use: "avx512_vnni", "avx_vnni", "avx2", "neon_i8mm", "neon_dotprod" or "scalar"."""
+    """Name of the instruction set in use: "amx_int8", "avx512_vnni", "avx_vnni", "avx2", "neon_i8mm", "neon_dotprod" or
+    "scalar"."""
     return native().bitembed_isa().decode()
 
 

@@ -6,8 +6,9 @@ A product and a sum are two operations. "ternary" has everything in it: RMSNorm,
 scales. "without norm" leaves the norm out. Both are called from C, so that no Python is timed, with the same x and y each
 time. "one token" tells a third case, in GB/s: weights that no cache holds, layer after layer, against what the machine can
 read. The peers multiply what is ready: `torch._int_mm` int8 codes, to int32 sums; they are called from Python, and that is
-timed with them. onnxruntime is in `cpu_texts.py`. The peak is the machine's dot-product instruction alone,
-measured in every round. Rounds go through all backends in turn; medians and extremes are kept. Before a shape is timed,
+timed with them. onnxruntime is in `cpu_texts.py`. The peak is the machine's vector dot-product instruction alone,
+measured in every round; where a matrix unit (AMX) multiplies, shares may exceed it, and those of the unit's own peak stand
+beside them. Rounds go through all backends in turn; medians and extremes are kept. Before a shape is timed,
 the native result is compared with the reference's.
 """
 
@@ -50,7 +51,9 @@ def main() -> None:
     results: dict[str, Any] = {"environment": environment(), "kernel": library.isa(), "threads": {}}
     for threads in arguments.threads:
         torch.set_num_threads(threads)
-        peaks, rows, cold = [], [], []
+        rows: list[dict[str, Any]] = []
+        cold: list[dict[str, Any]] = []
+        peaks: dict[str, list[float]] = {}
         for name, (out, features) in SHAPES.items():
             print(f"{threads} threads, {name}", file=sys.stderr, flush=True)
             cold.append({"shape": name, **one_token(out, features, threads, arguments.rounds)})
@@ -59,7 +62,8 @@ def main() -> None:
                 samples: dict[str, list[float]] = {backend: [] for backend in backends}
                 for _ in range(arguments.rounds):
                     time.sleep(QUIET_SECONDS)
-                    peaks.append(library.native().bitembed_peak_gops(threads))
+                    for unit, gops in peaks_of(threads).items():
+                        peaks.setdefault(unit, []).append(gops)
                     for backend, seconds in backends.items():
                         time.sleep(QUIET_SECONDS)  # until the threads of the backend before sleep
                         samples[backend].append(2e-9 * tokens * out * features / seconds())
@@ -67,10 +71,13 @@ def main() -> None:
                     row = {"shape": name, "out": out, "in": features, "tokens": tokens, "backend": backend}
                     spread = {"gops": statistics.median(gops), "min": min(gops), "max": max(gops)}
                     rows.append({**row, **spread})
-        peak = statistics.median(peaks)
+        medians = {unit: statistics.median(gops) for unit, gops in peaks.items()}
         for row in rows:
-            row["share_of_peak"] = row["gops"] / peak
-        results["threads"][str(threads)] = {"peak_gops": peak, "rows": rows, "one_token": cold}
+            row |= {f"share_of_{unit}": row["gops"] / peak for unit, peak in medians.items()}
+        results["threads"][str(threads)] = {f"{unit}_gops": peak for unit, peak in medians.items()} | {
+            "rows": rows,
+            "one_token": cold,
+        }
     if arguments.out:
         write_json(arguments.out, results)
         plot(results).write_html(arguments.out.with_suffix(".html"), include_plotlyjs="cdn")
@@ -83,6 +90,17 @@ def main() -> None:
             )
         print("one token, weights in memory: time over that of reading them")
         print("   ".join(f"{row['shape']} {row['times_the_limit']:.2f}" for row in result["one_token"]))
+
+
+def peaks_of(threads: int) -> dict[str, float]:
+    """GOPS of the vector dot-product instruction, and of the matrix unit's where that is in use."""
+    peaks, used = {}, library.isa()
+    if used == "amx_int8":
+        peaks["matrix_peak"] = library.native().bitembed_peak_gops(threads)
+        library.select_isa("avx512_vnni")
+    peaks["peak"] = library.native().bitembed_peak_gops(threads)
+    library.select_isa(used)
+    return peaks
 
 
 def one_token(out: int, features: int, threads: int, rounds: int) -> dict[str, float]:

@@ -6,7 +6,6 @@ and features differ in their order.
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -28,10 +27,9 @@ class Passes(NamedTuple):
     norm_backward: Callable[[Tensor, Tensor, Tensor, Norm], tuple[Tensor, Tensor]]
 
 
-@cache
 def torch_multiplies_faster() -> bool:
-    """Whether the processor has AMX, by which torch multiplies int8 faster than the library does."""
-    return bool(torch.cpu.get_capabilities().get("amx_int8"))
+    """Whether torch multiplies int8 by AMX and the library does not."""
+    return library.isa() != "amx_int8" and bool(torch.cpu.get_capabilities().get("amx_int8"))
 
 
 def forward(

@@ -25,6 +25,21 @@ bool has_avx512_vnni() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vnni");
 }
+#if defined(__linux__)
+}  // namespace
+#include <sys/syscall.h>
+#include <unistd.h>
+namespace {
+// CPUID leaf 7, EDX bits 24 (tiles) and 25 (int8). Linux grants the tiles' registers to a process that asks for them.
+bool has_amx_int8() {
+    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+    unsigned a, b, c, d;
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
+    return (d >> 24 & 3) == 3 && has_avx512_vnni() && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#else
+bool has_amx_int8() { return false; }
+#endif
 #endif
 
 #if defined(__aarch64__) && defined(__linux__)
@@ -48,6 +63,7 @@ bool always() { return true; }
 
 constexpr Choice CHOICES[] = {  // best first
 #if defined(__x86_64__)
+    {"amx_int8", bitembed::amx_int8_kernels, has_amx_int8},
     {"avx512_vnni", bitembed::avx512_vnni_kernels, has_avx512_vnni},
     {"avx_vnni", bitembed::avx_vnni_kernels, has_avx_vnni},
     {"avx2", bitembed::avx2_kernels, has_avx2},

@@ -28,7 +28,8 @@ inline int64_t block_tokens(int64_t tokens, int threads) {
 inline Codes take_codes(Arena& arena, int64_t tokens, int64_t features) {
     // A row more than a whole number of pages apart would compete for the same cache sets.
     const int64_t stride = code_width(features) + 64;
-    return {arena.take<int8_t>(tokens * stride), arena.take<float>(tokens), arena.take<int32_t>(tokens), stride};
+    // A matrix unit reads whole tiles of sixteen tokens, and 64 codes of each.
+    return {arena.take<int8_t>(blocks_of(tokens, 16) * 16 * stride), arena.take<float>(tokens), arena.take<int32_t>(tokens), stride};
 }
 
 class EncoderRun {
@@ -103,6 +104,7 @@ private:
     }
 
     void run_thread(Team& team, int thread, Scratch& s) {
+        const MatrixUnit unit;
         int64_t phase = 0;
         for (int64_t layer = 0; layer <= e_.layer_count; layer++) {
             for (int64_t b; (b = team.next(phase, thread, blocks_of(tokens_, block_))) >= 0;)

@@ -183,6 +183,7 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
     std::vector<const bitembed_linear*> inputs;
     for (int64_t i = 0; i < count; i++) inputs.push_back(w + i);
     auto work = [&](Team& team, int thread) {
+        const MatrixUnit unit;
         BlockScratch& s = scratches[thread];
         const auto some = [&](int64_t from, int64_t to) {
             quantize_inputs([&](int64_t t) { return x + (from + t) * in; }, to - from, inputs.data(), count, s.quantize,
@@ -212,6 +213,7 @@ int latent_linear(const void* x, int64_t m, const bitembed_linear* w, int8_t* co
     Scratches scratches(threads, most(block, TOKENS_TOGETHER), in, 1, x_bf16 ? in : 0);
     if (!scratches) return -1;
     auto work = [&](Team& team, int thread) {
+        const MatrixUnit unit;
         BlockScratch& s = scratches[thread];
         for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) {
             const int64_t from = b * block, to = least(m, from + block);
@@ -247,6 +249,7 @@ int feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const b
     const bitembed_linear no_gate = {};
     const bitembed_linear* const inputs[2] = {gate ? gate : up, up};
     auto work = [&](Team& team, int thread) {
+        const MatrixUnit unit;
         BlockScratch& s = scratches[thread];
         for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) {
             const int64_t from = b * block, count = least(m, from + block) - from;

@@ -1,7 +1,7 @@
 // The ternary linear layer on a range of tokens: integer tiles, then scales and bias.
 #pragma once
 
-#include "dot_tile.h"
+#include "matrix_tile.h"
 
 namespace {
 
@@ -26,30 +26,30 @@ static_assert(TILE_TOKENS <= 8 && TILE_BLOCKS <= 3);
 inline int64_t row_blocks(const bitembed_linear& w) { return blocks_of(w.out_features, LANES); }
 inline int64_t steps_of(const bitembed_linear& w) { return blocks_of(w.in_features, LANES); }
 
-// A tile's values where there is no room for all of them: (TILE_TOKENS, TILE_WIDTH).
+// A tile's values where there is no room for all of them: (TILE_TOKENS, TILE_WIDTH), or those of a matrix unit's tiles.
 struct TileBuffer {
-    float y[TILE_TOKENS * TILE_WIDTH];
-    float bias[TILE_WIDTH];
+    float y[most<int64_t>(TILE_TOKENS * TILE_WIDTH, 1024)];
+    float bias[most<int64_t>(TILE_WIDTH, 32)];
+
+    // The bias of w from `row` on; of fewer than `width` rows filled up with zeros.
+    const float* bias_of(const bitembed_linear& w, int64_t row, int64_t rows, int64_t width) {
+        if (!w.bias || rows == width) return w.bias ? w.bias + row : nullptr;
+        memcpy(bias, w.bias + row, static_cast<size_t>(rows) * sizeof(float));
+        for (int64_t i = rows; i < width; i++) bias[i] = 0.0f;
+        return bias;
+    }
 };
 
-// Computes every tile of tokens [0, count) and the blocks [from, to) of w and calls done(token, row, tokens, rows, values,
-// how far apart the tokens' values lie) for it. `direct` is where the values belong, (count, stride), or NULL when only `done` uses them. Tiles that are cut off by the
-// last row go through a buffer.
 template <class Done>
-inline void for_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* direct,
-                      int64_t stride, Done done) {
+inline void for_dot_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* direct,
+                          int64_t stride, Done done) {
     TileBuffer buffer;
     TileInput in = {nullptr, x.stride, nullptr, steps_of(w) * 64, steps_of(w), nullptr};
     for (int64_t block = from; block < to; block += TILE_BLOCKS) {
         const int64_t blocks = least<int64_t>(TILE_BLOCKS, to - block), row = block * LANES;
         const int64_t rows = least(blocks * LANES, w.out_features - row);
         const bool buffered = !direct || rows < blocks * LANES;
-        const float* bias = w.bias ? w.bias + row : nullptr;
-        if (bias && rows < blocks * LANES) {
-            memcpy(buffer.bias, bias, static_cast<size_t>(rows) * sizeof(float));
-            for (int64_t i = rows; i < blocks * LANES; i++) buffer.bias[i] = 0.0f;
-            bias = buffer.bias;
-        }
+        const float* bias = buffer.bias_of(w, row, rows, blocks * LANES);
         in.panel = w.panels + block * in.block_bytes;
         for (int64_t t = 0; t < count;) {
             // Even tiles: 9 tokens are 5 and 4, not 8 and 1.
@@ -62,6 +62,55 @@ inline void for_tiles(const Codes& x, int64_t count, const bitembed_linear& w, i
             t += tokens;
         }
     }
+}
+
+#if defined(__AMX_INT8__)
+template <int R, class Done>
+inline void for_matrix_tokens(const Codes& x, int64_t count, TileInput in, float weight_scale, const float* bias, int64_t row,
+                              int64_t rows, float* direct, int64_t stride, MatrixRows& unpacked, float* buffer, Done done) {
+    const int64_t at_once = count > MATRIX_TOKENS ? least(in.steps, MOST_STEPS) : least(in.steps, FEW_STEPS);
+    alignas(64) int32_t sums[4 * 256];
+    if (at_once == in.steps) unpacked.unpack<R>(in, 0, in.steps);
+    for (int64_t t = 0; t < count; t += MATRIX_TOKENS) {
+        const int64_t tokens = least(MATRIX_TOKENS, count - t);
+        in.codes = x.codes + t * x.stride;
+        (tokens > 16 ? matrix_sums<2, R> : matrix_sums<1, R>)(in, at_once, unpacked, sums);
+        float* values = direct ? direct + t * stride + row : buffer;
+        const int64_t apart = direct ? stride : MATRIX_ROWS;
+        finish_sums<R>(sums, tokens, {x.scale + t, weight_scale, bias, values, apart});
+        done(t, row, tokens, rows, values, apart);
+    }
+}
+
+// A last tile of tokens is computed whole, with whatever follows the codes of `count` tokens.
+template <class Done>
+inline void for_matrix_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to,
+                             float* direct, int64_t stride, Done done) {
+    TileBuffer buffer;
+    MatrixRows unpacked;
+    TileInput in = {nullptr, x.stride, nullptr, steps_of(w) * 64, steps_of(w), nullptr};
+    for (int64_t block = from; block < to; block += 2) {
+        const int64_t blocks = least<int64_t>(2, to - block), row = block * LANES;
+        const int64_t rows = least(blocks * LANES, w.out_features - row);
+        const float* bias = buffer.bias_of(w, row, rows, blocks * LANES);
+        float* whole = rows < blocks * LANES ? nullptr : direct;
+        in.panel = w.panels + block * in.block_bytes;
+        const auto run = blocks == 2 ? for_matrix_tokens<2, Done> : for_matrix_tokens<1, Done>;
+        run(x, count, in, w.scale, bias, row, rows, whole, stride, unpacked, buffer.y, done);
+    }
+}
+#endif
+
+// Computes every tile of tokens [0, count) and the blocks [from, to) of w and calls done(token, row, tokens, rows, values,
+// how far apart the tokens' values lie) for it. `direct` is where the values belong, (count, stride), or NULL when only `done`
+// uses them. Tiles that are cut off by the last row go through a buffer.
+template <class Done>
+inline void for_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* direct,
+                      int64_t stride, Done done) {
+#if defined(__AMX_INT8__)
+    if (count >= FEWEST_MATRIX_TOKENS) return for_matrix_tiles(x, count, w, from, to, direct, stride, done);
+#endif
+    for_dot_tiles(x, count, w, from, to, direct, stride, done);
 }
 
 // y[t * stride + n] for the blocks [from, to) of w.

@@ -3,7 +3,7 @@
 
 #include <time.h>
 
-#include "simd.h"
+#include "matrix_tile.h"
 #include "team.h"
 
 namespace {
@@ -15,7 +15,26 @@ inline double seconds() {
 }
 
 // Operations (a product and a sum are two) of one call, which keeps enough sums going to hide the latency.
-#if defined(__AVX512VNNI__)
+#if defined(__AMX_INT8__)
+inline double dot_products(int64_t rounds) {
+    const MatrixUnit unit;
+    _tile_zero(4);
+    _tile_zero(5);
+    _tile_zero(6);
+    _tile_zero(7);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t i = 0; i < rounds; i++) {
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(1, 5, 6);
+        _tile_dpbssd(2, 4, 7);
+        _tile_dpbssd(3, 5, 7);
+    }
+    return 4.0 * 2 * 16 * TILE_BYTES * static_cast<double>(rounds);
+}
+#elif defined(__AVX512VNNI__)
 #define BITEMBED_DOT(i) asm volatile("vpdpbusd %2, %1, %0" : "+v"(s##i) : "v"(a), "v"(b));
 inline double dot_products(int64_t rounds) {
     const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(2);

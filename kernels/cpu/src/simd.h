@@ -29,11 +29,11 @@ using i8x16 = int8_t __attribute__((vector_size(16)));
 constexpr int64_t LANES = 16;
 
 template <class T>
-inline T least(T a, T b) {
+constexpr T least(T a, T b) {
     return b < a ? b : a;
 }
 template <class T>
-inline T most(T a, T b) {
+constexpr T most(T a, T b) {
     return a < b ? b : a;
 }
 inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
