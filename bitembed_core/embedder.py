@@ -33,7 +33,7 @@ from bitembed_core.conversion import (
     round_to_float16,
     use_kernel,
 )
-from bitembed_core.embedding_table import TablePrecision
+from bitembed_core.embedding_table import TablePrecision, round_token_table
 from bitembed_core.files import read_json
 from bitembed_core.ops import library
 from bitembed_core.ops.encoder import NotDescribed, OwnEncoder, own_encoder
@@ -180,13 +180,17 @@ class BitEmbedder:
         return is_ternary(self.model)
 
     def convert(
-        self, sites: Sites = "all", calibration_texts: Sequence[str] | None = None
+        self,
+        sites: Sites = "all",
+        calibration_texts: Sequence[str] | None = None,
+        token_table: TablePrecision = "float16",
     ) -> ConversionReport:
         """Make every linear of every block ternary, in place (see `convert_to_bitnet`); the rest is rounded to float16.
 
         Args:
             sites: "all" projections get a norm, or the "output" projections only.
             calibration_texts: sample texts on which the norms' gains are calibrated; None takes random tokens.
+            token_table: round the token table to values of this precision, in which "packed" then stores it.
         """
         batches = None
         if calibration_texts is not None:
@@ -195,9 +199,12 @@ class BitEmbedder:
             batches = (self._pad([ids[row] for row in rows]) for rows in groups)
         convert_to_bitnet(self.model, sites, batches if batches is not None else "vocabulary")
         round_to_float16(self.model)
+        if token_table != "float16":
+            round_token_table(self.model, token_table)
         self._use_kernel("auto")
         on = "random tokens" if calibration_texts is None else f"{len(calibration_texts)} texts"
-        self.provenance.add("conversion", sites=sites, norms_calibrated_on=on)
+        table = {} if token_table == "float16" else {"token_table": token_table}
+        self.provenance.add("conversion", sites=sites, norms_calibrated_on=on, **table)
         return conversion_report(self.model)
 
     def freeze(self) -> None:
@@ -311,7 +318,7 @@ class BitEmbedder:
                 llama.cpp). A floating-point model has "release", which is its one form as a folder that
                 sentence-transformers understands, and "gguf".
             token_table: precision of the embedding tables in "packed": "float16", "int8" or "int4", not finer than they
-                are stored in; None is float16, or what they are stored in.
+                are stored in; None is what they are stored in, or what `convert` rounded the token table to.
             gguf_type: of the linears in "gguf": "i2_s" (the default), "tq2_0" or "tq1_0" (llama.cpp, models without
                 projection norms), "f16" (floating-point models).
 

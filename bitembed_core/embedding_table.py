@@ -14,7 +14,7 @@ scale for a whole row is not enough: Gemma 3 has a few dimensions ten times as l
 levels (relative error of int8 rows 1.9 %, of groups of 32 below 0.3 %).
 """
 
-from typing import Literal, Self, get_args
+from typing import Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -206,6 +206,25 @@ def quantize_tables(model: PreTrainedModel, precision: TablePrecision) -> PreTra
         stored.table = nn.Parameter(table, requires_grad=False)
         stored.precision = precision if stored.scale is not None else "float16"
     return model
+
+
+@torch.no_grad()
+def round_token_table(model: PreTrainedModel, precision: TablePrecision) -> None:
+    """Round the token table of `model` to values that a table of `precision` stores, in place; it stays in floating point.
+
+    A model that is trained with these values, the table held as it is, keeps its embeddings when it is stored in
+    `precision`: rounding once more chooses the same scales and codes.
+
+    Raises:
+        ValueError: an unknown precision, or values that are NaN, infinite or too large for float16.
+    """
+    embedding = cast(nn.Embedding, model.get_input_embeddings())
+    own = QuantizedEmbedding.like(embedding, _known(precision)).precision
+    table, scale = quantize_table(embedding.weight, own)
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        scales = None if scale is None else scale[rows]
+        embedding.weight[rows] = decode_rows(table[rows], scales, own, embedding.embedding_dim)
 
 
 def _quantize_rows(rows: Tensor, precision: TablePrecision) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -15,7 +15,7 @@ from bitembed_core.checkpoints.gguf.vocabulary import read_tokenizer
 from bitembed_core.checkpoints.layouts import LAYOUTS, Layout, save_model
 from bitembed_core.checkpoints.model_card import CARD_FILE, model_card, try_out
 from bitembed_core.checkpoints.sentence_files import SentenceSettings, write_settings
-from bitembed_core.embedding_table import TablePrecision
+from bitembed_core.embedding_table import TablePrecision, quantized_tables
 from bitembed_core.files import atomic_path
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def save(
         raise ValueError(
             "token_table is for ternary models, and this one is in floating point; convert it first"
         )
+    if form == "packed" and token_table is None and not quantized_tables(embedder.model):
+        token_table = cast(TablePrecision | None, embedder.provenance.token_table)
     with atomic_path(folder) as fresh:
         fresh.mkdir()
         save_model(embedder.model, fresh, form, token_table)

@@ -45,6 +45,11 @@ class Provenance:
     def write(self, folder: Path) -> None:
         write_json(folder / PROVENANCE_FILE, self.to_json())
 
+    @property
+    def token_table(self) -> str | None:
+        """The precision that the token table was rounded to before training, unless that is float16."""
+        return next((stage["token_table"] for stage in self.stages if "token_table" in stage), None)
+
     def add(self, stage: str, **description: Any) -> None:
         """Append a stage; results of the model as it was before are dropped."""
         self.stages.append({"stage": stage, **description})

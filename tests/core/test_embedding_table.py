@@ -1,15 +1,19 @@
 """Embedding tables in few bits: the definition restated, damage seen, Gemma's multiplier kept."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from bitembed_core import BitEmbedder
 from bitembed_core.embedding_table import (
     QuantizedEmbedding,
     any_zero_nibble,
     check_codes,
     decode_rows,
     quantize_table,
+    quantized_tables,
+    round_token_table,
 )
 
 GROUPS = {"int8": 32, "int4": 128}
@@ -104,3 +108,40 @@ def test_what_float16_cannot_hold_is_refused(value) -> None:
 def test_unknown_precision() -> None:
     with pytest.raises(ValueError, match="no table precision 'int3'"):
         QuantizedEmbedding(10, 4, "int3")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 300.0])
+def test_a_rounded_token_table_is_stored_without_a_change(tiny_gemma3, precision, size) -> None:
+    model, _ = tiny_gemma3
+    embedding = model.get_input_embeddings()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        embedding.weight.copy_(torch.randn_like(embedding.weight) * size)
+        embedding.weight[3] = 0
+        embedding.weight[4, 1:] = 0
+    before = embedding.weight.clone()
+    round_token_table(model, precision)
+    table, scale = quantize_table(before, precision)
+    expected = decode_rows(table, scale, precision, embedding.embedding_dim)
+    assert torch.equal(embedding.weight, expected)
+    assert not torch.equal(embedding.weight, before)
+    again, scale_again = quantize_table(embedding.weight.detach(), precision)
+    assert torch.equal(decode_rows(again, scale_again, precision, embedding.embedding_dim), expected)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
+def test_what_was_converted_with_a_rounded_table_is_what_is_packed(
+    make_embedder, sentences, tmp_path, architecture
+) -> None:
+    embedder = make_embedder(architecture)
+    embedder.convert("all", None, token_table="int8")
+    embedder.save_pretrained(tmp_path / "latent", "latent")
+    again = BitEmbedder.from_pretrained(tmp_path / "latent")
+    again.save_pretrained(tmp_path / "packed", "packed")
+    packed = BitEmbedder.from_pretrained(tmp_path / "packed")
+    assert {table.precision for table in quantized_tables(packed.model).values()} == {"int8"}
+    assert np.array_equal(packed.encode(sentences), embedder.encode(sentences))
+    again.save_pretrained(tmp_path / "float16", "packed", token_table="float16")
+    as_half = BitEmbedder.from_pretrained(tmp_path / "float16")
+    assert {table.precision for table in quantized_tables(as_half.model).values()} == {"float16"}

@@ -32,6 +32,9 @@ class PretrainConfig(TrainingConfig):
         False,
         "train the scale of every ternary weight, and with it the threshold, instead of taking mean|W|",
     )
+    token_table: Literal["float16", "int8", "int4"] = option(
+        "float16", "precision of the token table, which it is rounded to before training and stored in"
+    )
     teacher: str | None = option(
         None, "model to imitate from the first step; the paper has none in this stage"
     )
@@ -68,6 +71,6 @@ def pretrain_stage(config: PretrainConfig) -> Stage:
         config,
         Examples(config.pairs, "pairs"),
         config.teacher,
-        Conversion(config.sites, config.calibration_texts, config.learned_scales),
+        Conversion(config.sites, config.calibration_texts, config.learned_scales, config.token_table),
         teacher_vectors=config.teacher_vectors,
     )

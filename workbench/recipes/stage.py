@@ -12,6 +12,7 @@ import numpy as np
 
 from bitembed_core import BitEmbedder
 from bitembed_core.conversion import learn_scales
+from bitembed_core.embedding_table import TablePrecision
 from workbench.catalog.example import ExampleSource
 from workbench.catalog.examples import MIXES, Kind, is_streamed, load_examples, parts_of
 from workbench.catalog.models import load_embedder
@@ -54,6 +55,7 @@ class Conversion:
     sites: Literal["all", "output", "none"]
     calibration_texts: int
     learned_scales: bool = False
+    token_table: TablePrecision = "float16"
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,14 @@ def prepare(stage: Stage) -> Training:
     schedule = BatchSchedule(sources, config.batch_size, config.seed, examples.hard_negatives)
     if stage.conversion is not None and not student.is_ternary:
         texts = sample_texts(sources, stage.conversion.calibration_texts, config.seed)
-        student.convert(stage.conversion.sites, calibration_texts=texts or None)
+        student.convert(stage.conversion.sites, texts or None, stage.conversion.token_table)
         if stage.conversion.learned_scales:
             learn_scales(student.model)
+    if student.provenance.token_table and not config.freeze_token_embeddings:
+        raise ValueError(
+            f"the token table has been rounded to {student.provenance.token_table} and is to stay so: it cannot be trained; "
+            "leave freeze_token_embeddings on, or convert with token_table float16"
+        )
     if stage.rotation != "none":
         texts = sample_texts(sources, ROTATION_TEXTS, config.seed)
         rotate(student, stage.rotation, texts, config.seed, stage.rotation_keeps, fitted_to=teacher)

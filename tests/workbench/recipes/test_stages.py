@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bitembed_core import BitEmbedder
 from bitembed_core.conversion import bit_linears
+from bitembed_core.embedding_table import quantized_tables
 from workbench.catalog import shards
 from workbench.catalog.example import Example
 from workbench.recipes import mining
@@ -75,6 +77,35 @@ def test_the_whole_path(tiny_model_folder: Path, tmp_path: Path, data: dict[str,
     texts = ["w1 w2", "w3"]
     np.testing.assert_allclose(packed.encode(texts), latent.encode(texts), atol=1e-3)  # norms as float16
     assert Run.open(stage_2.out).recipe == "distill"
+
+
+def test_the_token_table_is_trained_with_as_it_is_stored(
+    tiny_model_folder: Path, tmp_path: Path, data: dict[str, str], sentences: list[str]
+) -> None:
+    config = PretrainConfig(
+        backbone=str(tiny_model_folder),
+        out=str(tmp_path / "1"),
+        pairs=data["pairs"],
+        token_table="int8",
+        **SMALL,
+    )
+    last = list(pretrain(config))[-1]
+    latent, packed = (BitEmbedder.from_pretrained(last[name]) for name in ("latent", "model"))
+    assert quantized_tables(packed.model)["embeddings.word_embeddings"].precision == "int8"
+    trained = latent.model.get_input_embeddings().weight.detach()
+    assert torch.equal(packed.model.get_input_embeddings()(torch.arange(len(trained))), trained)
+    with pytest.raises(ValueError, match="rounded to int8 and is to stay so"):
+        list(pretrain(replace(config, out=str(tmp_path / "2"), freeze_token_embeddings=False)))
+    thawed = DistillConfig(
+        backbone=config.out,
+        out=str(tmp_path / "3"),
+        triplets=data["triplets"],
+        teacher=str(tiny_model_folder),
+        freeze_token_embeddings=False,
+        **SMALL,
+    )
+    with pytest.raises(ValueError, match="cannot be trained"):
+        list(distill(thawed))
 
 
 def test_learned_scales_go_from_stage_to_stage(
