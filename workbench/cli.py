@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--token-table",
         choices=TOKEN_TABLES,
-        help="of packed: how the embedding table is stored (default: as it is, float16 if in floating point)",
+        help="of packed: how the embedding table is stored (default: as it is or was trained with, else float16)",
     )
     command.add_argument(
         "--gguf-type",

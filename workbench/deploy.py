@@ -59,7 +59,10 @@ class DeployConfig:
         "usual",
         "how the model is exported; usual is packed for a ternary one, release for a floating-point one",
     )
-    token_table: Literal["float16", "int8", "int4"] = option("float16", "embedding tables of layout packed")
+    token_table: Literal["stored", "float16", "int8", "int4"] = option(
+        "stored",
+        "embedding tables of layout packed; stored: as they are, or were trained with, float16 otherwise",
+    )
     engine: Literal["none", "qdrant", "milvus", "lancedb", "pgvector", "vespa"] = option(
         "none", "search engine whose files the index is also written as"
     )
@@ -228,7 +231,7 @@ def export_model(embedder: BitEmbedder, config: DeployConfig) -> dict[str, Any] 
     if layout == "none":
         return None
     path = config.model_path(layout)
-    table: Any = config.token_table if layout == "packed" else None
+    table: Any = None if layout != "packed" or config.token_table == "stored" else config.token_table
     load_for_export(config.model, layout).save_pretrained(path, layout=layout, token_table=table)  # type: ignore[arg-type]
     give_back()
     weights, whole = size_on_disk(path)

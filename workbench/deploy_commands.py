@@ -37,7 +37,8 @@ def export_command(config: DeployConfig, layout: str) -> str:
     """The command that writes the model in a layout."""
     words = ["bitembed", "export", "--model", config.model, "--layout", layout]
     words += ["--out", str(config.model_path(layout))]
-    return shlex.join(words + (["--token-table", config.token_table] if layout == "packed" else []))
+    asked = layout == "packed" and config.token_table != "stored"
+    return shlex.join(words + (["--token-table", config.token_table] if asked else []))
 
 
 def engine_command(config: DeployConfig) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bitembed_core import StorageFormat
+from bitembed_core import BitEmbedder, StorageFormat
 from workbench import cli, memory
 from workbench import deploy_commands as as_command
 from workbench.deploy import (
@@ -115,6 +116,21 @@ def test_every_step_is_what_its_command_does(config, sentences):
     assert report["answer"]["hits"][0][0] == answer.hits[0].id
     assert report["measured"]["speed"]["together"][0]["texts_per_second"] > 0
     assert report["config"]["precision"] == "int2-fitted"
+
+
+def test_a_stored_token_table_is_exported_as_it_is(config, ternary, tmp_path):
+    stored = tmp_path / "int8"
+    BitEmbedder.from_pretrained(ternary).save_pretrained(stored, layout="packed", token_table="int8")
+    config = replace(config, model=str(stored), token_table="stored")
+    export_model(BitEmbedder.from_pretrained(stored), config)
+    file = config.model_path("packed") / "model.safetensors"
+    before = load_file(stored / "model.safetensors")
+    for _ in range(2):
+        written = load_file(file)
+        assert written.keys() == before.keys()
+        assert all(torch.equal(tensor, written[name]) for name, tensor in before.items())
+        file.unlink()
+        run(as_command.export_command(config, "packed"))
 
 
 def test_program_for_python_finds_the_same(config):
