@@ -135,7 +135,9 @@ def _kernel_error(name: str, device: str) -> float:
     layer.kernel = select_kernel(name, device)
     training = layer(x)
     layer.freeze()
-    return max(float((got - expected).abs().max() / expected.abs().max()) for got in (training.detach(), layer(x)))
+    return max(
+        float((got - expected).abs().max() / expected.abs().max()) for got in (training.detach(), layer(x))
+    )
 
 
 def _existing(path: Path) -> Path:
