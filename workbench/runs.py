@@ -151,7 +151,14 @@ class Run:
             except Timeout as error:
                 raise RunInUse(f"another process is training in {self.path}: pause it first") from error
             self._pause.unlink(missing_ok=True)
-            for name in ("records.jsonl", "layers.jsonl", "latent", "model", "checkpoints/step-*"):
+            for name in (
+                "data.json",
+                "records.jsonl",
+                "layers.jsonl",
+                "latent",
+                "model",
+                "checkpoints/step-*",
+            ):
                 remove_half_written((self.path / name).parent, Path(name).name)
             held.callback(self._pause.unlink, missing_ok=True)
             yield

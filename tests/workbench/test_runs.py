@@ -1,6 +1,7 @@
 """The run store: what is in the folder, what is refused, how runs are found again."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bitembed_core.files import atomic_path
 from workbench import runs
 from workbench.config import option
 from workbench.runs import Run, RunInUse, find_runs
@@ -51,6 +53,21 @@ def test_a_folder_that_is_no_run_is_never_replaced(tmp_path: Path) -> None:
     assert precious.read_text() == "{}"
     with pytest.raises(FileNotFoundError, match="holds no run"):
         Run.open(precious.parent)
+
+
+@pytest.mark.parametrize(
+    "name", ["data.json", "records.jsonl", "layers.jsonl", "checkpoints/step-000003", "latent", "model"]
+)
+def test_what_a_killed_process_was_writing_is_removed_by_the_next(tmp_path: Path, name: str) -> None:
+    run = Run.create(tmp_path / "walk", WalkConfig())
+    (run.path / name).parent.mkdir(exist_ok=True)
+    with atomic_path(run.path / name) as fresh:
+        fresh.write_text("half")
+        left = fresh.parent.with_suffix(".abcdefgh")
+        shutil.copytree(fresh.parent, left)
+    assert left.is_dir()
+    with run.claimed():
+        assert not left.exists()
 
 
 def test_only_one_process_trains_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

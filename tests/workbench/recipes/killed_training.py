@@ -79,7 +79,8 @@ def compare(one: Run, other: Run) -> None:
         expected, found = load_file(one.path / file), load_file(other.path / file)
         assert expected.keys() == found.keys()
         assert all(torch.equal(weight, found[name]) for name, weight in expected.items()), file
-    assert not [path for path in other.path.rglob(".*") if path.is_dir()], "something half written was left"
+    half_written = [path for path in other.path.rglob(".*") if path.is_dir()]
+    assert not half_written, half_written
     assert {path.name for path in one.path.iterdir()} == {path.name for path in other.path.iterdir()}
 
 
