@@ -15,7 +15,11 @@ namespace {
 
 using bitembed::Team;
 
+#if defined(__AMX_INT8__)
+constexpr int64_t MOST_BLOCK_TOKENS = 128;  // the weights are unpacked once for all of them
+#else
 constexpr int64_t MOST_BLOCK_TOKENS = 64;
+#endif
 
 // Tokens of a block: as many as share the reading of the weights well, but no fewer blocks than threads.
 inline int64_t block_tokens(int64_t tokens, int threads) {

@@ -77,7 +77,7 @@ inline void for_matrix_tokens(const Codes& x, int64_t count, TileInput in, float
         (tokens > 16 ? matrix_sums<2, R> : matrix_sums<1, R>)(in, at_once, unpacked, sums);
         float* values = direct ? direct + t * stride + row : buffer;
         const int64_t apart = direct ? stride : MATRIX_ROWS;
-        finish_sums<R>(sums, tokens, {x.scale + t, weight_scale, bias, values, apart});
+        finish_sums<R>(sums, x.sum + t, tokens, {x.scale + t, weight_scale, bias, values, apart});
         done(t, row, tokens, rows, values, apart);
     }
 }

@@ -42,14 +42,14 @@ private:
     };
 };
 
-// Weights -1, 0 and 1 of `steps` times 16 of 16 rows, filled up with zeros to whole tiles.
-inline void unpack_rows(const uint8_t* panel, int64_t steps, int8_t* weights) {
-    const __m512i field_mask = _mm512_set1_epi8(3), one = _mm512_set1_epi8(1);
+// The fields 0, 1 and 2 of `steps` times 16 weights of 16 rows, filled up with zeros to whole tiles.
+inline void unpack_rows(const uint8_t* panel, int64_t steps, uint8_t* weights) {
+    const __m512i field_mask = _mm512_set1_epi8(3);
     for (int64_t step = 0; step < steps; step++) {
         const __m512i packed = _mm512_loadu_si512(panel + 64 * step);
         BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
             const __m512i field = _mm512_and_si512(f ? _mm512_srli_epi32(packed, 2 * f) : packed, field_mask);
-            _mm512_store_si512(weights + (4 * step + f) * 64, _mm512_sub_epi8(field, one));
+            _mm512_store_si512(weights + (4 * step + f) * 64, field);
         }
     }
     for (int64_t step = steps; step % 4; step++) memset(weights + 256 * step, 0, 256);
@@ -58,26 +58,26 @@ inline void unpack_rows(const uint8_t* panel, int64_t steps, int8_t* weights) {
 // Adds the products of T tiles of tokens and R tiles of unpacked rows, which lie `apart` bytes apart, to the tiles of sums 0
 // (tokens 0, rows 0), 1 (tokens 1, rows 0), 2 (tokens 0, rows 1) and 3.
 template <int T, int R>
-inline void add_products(const int8_t* codes, int64_t stride, const int8_t* weights, int64_t apart, int64_t depths) {
+inline void add_products(const int8_t* codes, int64_t stride, const uint8_t* weights, int64_t apart, int64_t depths) {
     for (int64_t k = 0; k < depths; k++, codes += 64, weights += TILE_BYTES) {
         _tile_loadd(6, weights, 64);
         _tile_loadd(4, codes, stride);
-        _tile_dpbssd(0, 4, 6);
+        _tile_dpbsud(0, 4, 6);
         if constexpr (T > 1) {
             _tile_loadd(5, codes + 16 * stride, stride);
-            _tile_dpbssd(1, 5, 6);
+            _tile_dpbsud(1, 5, 6);
         }
         if constexpr (R > 1) {
             _tile_loadd(7, weights + apart, 64);
-            _tile_dpbssd(2, 4, 7);
+            _tile_dpbsud(2, 4, 7);
         }
-        if constexpr (T > 1 && R > 1) _tile_dpbssd(3, 5, 7);
+        if constexpr (T > 1 && R > 1) _tile_dpbsud(3, 5, 7);
     }
 }
 
 // Unpacked rows of up to two blocks of a panel, for as many steps as there is room.
 struct MatrixRows {
-    alignas(64) int8_t weights[2][MOST_STEPS * 256];
+    alignas(64) uint8_t weights[2][MOST_STEPS * 256];
 
     template <int R>
     void unpack(const TileInput& in, int64_t from, int64_t steps) {
@@ -86,8 +86,8 @@ struct MatrixRows {
     }
 };
 
-// Sums of T tiles of tokens with R blocks of a panel, in the order of `add_products`. With several `at_once`, rows are
-// unpacked here; otherwise they are there.
+// Sums of (w + 1) a for T tiles of tokens and R blocks of a panel, in the order of `add_products`. Where rows are unpacked
+// `at_once` steps at a time, they are unpacked here; otherwise they are there.
 template <int T, int R>
 inline void matrix_sums(const TileInput& in, int64_t at_once, MatrixRows& rows, int32_t* sums) {
     _tile_zero(0);
@@ -107,9 +107,9 @@ inline void matrix_sums(const TileInput& in, int64_t at_once, MatrixRows& rows, 
     memory_is_read(sums);
 }
 
-// y of the first `tokens` of those sums.
+// y of the first `tokens` of those sums, from each of which the sum of its codes is taken.
 template <int R>
-inline void finish_sums(const int32_t* sums, int64_t tokens, const TileOutput& to) {
+inline void finish_sums(const int32_t* sums, const int32_t* code_sum, int64_t tokens, const TileOutput& to) {
     f32x16 bias[R] = {};
     BITEMBED_UNROLL for (int r = 0; r < R; r++) if (to.bias) bias[r] = load(to.bias + r * LANES);
     for (int64_t t = 0; t < tokens; t++) {
@@ -117,7 +117,7 @@ inline void finish_sums(const int32_t* sums, int64_t tokens, const TileOutput& t
         BITEMBED_UNROLL for (int r = 0; r < R; r++) {
             i32x16 whole;
             memcpy(&whole, sums + (r * MATRIX_TOKENS + t) * LANES, sizeof whole);
-            const f32x16 y = to_float(whole) * scale;
+            const f32x16 y = to_float(whole - code_sum[t]) * scale;
             store(to.y + t * to.stride + r * LANES, to.bias ? y + bias[r] : y);
         }
     }

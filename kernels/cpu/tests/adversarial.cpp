@@ -335,6 +335,7 @@ void test_all() {
             for (const int64_t n : {1, 15, 16, 33}) test_training_passes(rows, n, 1.0f, threads);
         test_training_passes(3, 20, 3e38f, threads);
         test_linear(5, 4097, 33, 1.0f, threads);
+        test_linear(40, 4500, 50, 1.0f, threads);
         for (const float size : {0.0f, 1e-40f, 1e30f}) test_linear(4, 33, 20, size, threads);
     }
     for (const bool causal : {false, true})

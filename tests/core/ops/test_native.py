@@ -35,6 +35,9 @@ SHAPES = [
     (23, 33, 49),
     (2, 3072, 16),
     (70, 64, 20),
+    (20, 1100, 33),  # few tokens of a matrix unit, whose weights are unpacked a part at a time
+    (40, 4500, 50),  # many, of more weights than are unpacked at once
+    (300, 100, 17),
     (0, 8, 8),
 ]
 
