@@ -18,8 +18,8 @@ from workbench.command_line import (
 )
 
 PRECISIONS_HELP = (
-    "comma-separated: float32, float16, int8, int4, int2, binary, and int4-, int2-, ternary- and binary-fitted; "
-    "int8-128d and the like keep the first components only"
+    "comma-separated: float32, float16, int8, int4, int2, binary; int4-, int2-, ternary- and binary-fitted; trellis-2bit, "
+    "-1.5bit and -1bit; int8-128d and the like keep the first components only"
 )
 EXPORTS = ("release", "packed", "latent", "gguf")
 TOKEN_TABLES = ("float16", "int8", "int4")

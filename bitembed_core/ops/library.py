@@ -127,6 +127,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [c_void_p, c_int64, *[c_void_p] * 2, *[c_int64] * 2, *[c_int32] * 2, c_int64, *[c_void_p] * 2, c_int],
     ),
+    "trellis_encode": (c_int, [c_void_p, *[c_int64] * 2, *[c_int32] * 2, *[c_void_p] * 2, c_int]),
+    "trellis_levels": (None, [c_void_p, *[c_int64] * 2, *[c_int32] * 2, *[c_void_p] * 2, c_int]),
     "peak_gops": (c_double, [c_int]),
     "read_gbs": (c_double, [c_int]),
     "time_linears": (c_double, [c_void_p, c_int64, POINTER(Linear), c_int64, c_void_p, c_int64, c_int]),
@@ -135,7 +137,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 # Of these, a result other than 0 means that there was not enough memory.
 NEED_MEMORY = (
     *("norm_quantize", "scale_gradient", "norm_backward", "linears", "latent_linear"),
-    *("feed_forward", "attention", "pool", "encode", "search"),
+    *("feed_forward", "attention", "pool", "encode", "search", "trellis_encode"),
 )
 FLOATS = (torch.float32, torch.bfloat16)  # what the passes of training read and write
 

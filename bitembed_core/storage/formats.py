@@ -12,7 +12,7 @@ from torch import Tensor
 from bitembed_core.storage.bit_packing import expand_bytes
 from bitembed_core.storage.output_quantizer import output_codes
 from bitembed_core.storage.precisions import FLOATS, PRECISIONS, SCHEMES, is_precision, split_name
-from bitembed_core.storage.schemes import Scheme, fitted_codes, values_table
+from bitembed_core.storage.schemes import Scheme, fitted_codes, trellis_codes, values_table
 
 if TYPE_CHECKING:
     from bitembed_core.storage.packed import PackedEmbeddings
@@ -29,7 +29,8 @@ class StorageFormat:
     of Eq 10 and 11 (`output_quantizer`), packed into bytes (`bit_packing`), and one float32 scale per vector.
     `int4-fitted`, `int2-fitted`, `binary-fitted` and `ternary-fitted` (1.6 bits) take as many bytes and keep more: codes
     are fitted to the vector, and the float32 is a correction (`schemes`). They store directions: what they decode to has a
-    length of about 1.
+    length of about 1. `trellis-2bit`, `trellis-1.5bit` and `trellis-1bit` are fitted too, and keep still more at the same
+    bytes: values share bits. They suit embeddings whose components are alike, as after a rotation.
 
     A name followed by `-128d` keeps the first 128 components only (Matryoshka, arXiv 2205.13147) and decodes the others as
     zero; queries are compared by their first components too. That pays for models trained for it and after a rotation to
@@ -115,6 +116,10 @@ class StorageFormat:
             if self.scheme is None or scales is None:
                 codes[rows] = np.ascontiguousarray(values).view(np.uint8)
                 continue
+            if self.scheme.trellis is not None:
+                packed, row_scales = trellis_codes(torch.from_numpy(values), self.scheme.trellis)
+                codes[rows], scales[rows] = packed.numpy(), row_scales.numpy()[:, 0]
+                continue
             encode = fitted_codes if self.scheme.fitted else output_codes
             argument = self.scheme.top if self.scheme.fitted else int(self.bits)
             row_codes, row_scales = encode(torch.from_numpy(values), argument)
@@ -127,6 +132,8 @@ class StorageFormat:
         if self.scheme is None:
             values = np.ascontiguousarray(codes).view(FLOATS[self.precision])
             return values.astype(np.float32)
+        if self.scheme.trellis is not None:
+            codes = self.scheme.codes(codes, self.kept)
         return expand_bytes(values_table(self.scheme.top), codes)[:, : self.kept]
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from bitembed_core.ops import gpu
 from bitembed_core.quantizers import StraightThrough
 from bitembed_core.storage.bit_packing import CODE_BITS
-from bitembed_core.storage.precisions import is_precision, split_name
-from bitembed_core.storage.schemes import FITTED, fake_quantized
+from bitembed_core.storage.precisions import SCHEMES, is_precision, split_name
+from bitembed_core.storage.schemes import fake_quantized
 
 OUTPUT_BITS = (*CODE_BITS, 16)
 NAMED_BITS = {
@@ -69,7 +69,7 @@ def fake_quantize_output(e: Tensor, bits: int | str) -> Tensor:
         return e
     with torch.no_grad():
         values = (
-            fake_quantized(e, FITTED[bits])
+            fake_quantized(e, SCHEMES[bits])
             if isinstance(bits, str)
             else decode_codes(*output_codes(e, bits), bits)
         )

@@ -4,6 +4,9 @@ A code z of 0 .. m stands for `2 z / m - 1` times a number that each vector has.
 number is the vector's largest component. In the others it is a correction, as in RaBitQ (arXiv 2405.12497): with v the
 values of x's codes it is `|x| / <x, v>`, so that a query's inner product with what is stored is right for queries in x's
 direction, and without bias for others; and the codes are those whose values v have the largest cosine with x.
+
+Trellis formats (`ops.trellis`) have that correction too, but values share their bits: a code is found for the vector as a
+whole, and stands for values `2 z / 255 - 1` that are looked up.
 """
 
 from dataclasses import dataclass
@@ -14,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitembed_core.ops import trellis
+from bitembed_core.ops.trellis.tables import TrellisCode
 from bitembed_core.storage.bit_packing import codes_of_bytes, expand_bytes, pack_bits
 
 FITTED = {
@@ -37,10 +42,12 @@ class Scheme:
     Args:
         top: m, the largest code: 1, 3, 15 or 255 for 1, 2, 4 or 8 bits; 2 for -1, 0 and 1.
         fitted: codes and number are fitted to the vector; otherwise the paper's.
+        trellis: how values share bits; then `top` is that of what is looked up.
     """
 
     top: int
     fitted: bool = False
+    trellis: TrellisCode | None = None
 
     @property
     def places(self) -> int:
@@ -50,11 +57,11 @@ class Scheme:
     @property
     def bits(self) -> float:
         """Bits per value."""
-        return 8 / self.places
+        return 8 / self.places if self.trellis is None else self.trellis.trellis.bits
 
     def code_bytes(self, dim: int) -> int:
         """Bytes of one vector's codes."""
-        return -(-dim // self.places)
+        return -(-dim // self.places) if self.trellis is None else self.trellis.trellis.code_bytes(dim)
 
     def pack(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Codes (n, d) -> bytes (n, code_bytes), the first code in the highest place."""
@@ -65,7 +72,11 @@ class Scheme:
         return (filled.reshape(len(codes), -1, TRITS) * powers).sum(axis=2, dtype=np.uint8)
 
     def codes(self, packed: NDArray[np.uint8], dim: int) -> NDArray[np.uint8]:
-        """The codes (n, dim) again."""
+        """The codes (n, dim) again, or what is looked up with those of a trellis."""
+        if self.trellis is not None:
+            return trellis.levels(
+                torch.from_numpy(np.ascontiguousarray(packed)), dim, self.trellis.trellis
+            ).numpy()
         return expand_bytes(codes_table(self.top), packed)[:, :dim]
 
 
@@ -102,16 +113,38 @@ def fitted_codes(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
         codes = _ternary_codes(x)
     else:
         codes = _clipped_codes(x, top)
-    inner = (x * (2 * codes.float() / top - 1)).sum(dim=1, keepdim=True)
-    return codes, torch.where(inner > 0, x.norm(dim=1, keepdim=True) / torch.where(inner > 0, inner, 1), 0)
+    return codes, _correction(x, 2 * codes.float() / top - 1)
 
 
-def fake_quantized(e: Tensor, top: int) -> Tensor:
-    """The values (..., d) that the fitted codes of e (..., d) stand for, at e's length."""
+def trellis_codes(x: Tensor, code: TrellisCode) -> tuple[Tensor, Tensor]:
+    """Packed codes uint8 (n, code_bytes) of vectors (n, d), and the correction float32 (n, 1); 0 for a zero vector."""
+    x = x.float().contiguous()  # sums, and so codes, do not depend on the layout
+    largest = x.abs().amax(dim=1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1)
+    rms = x.square().mean(dim=1, keepdim=True).sqrt()
+    targets = x / torch.where(rms > 0, rms, 1) * (trellis.TOP / code.reach)
+    largest_target = trellis.LARGEST_TARGET
+    codes = trellis.encode(targets.round().clamp(-largest_target, largest_target).short(), code.trellis)
+    values = 2 * trellis.levels(codes, x.shape[1], code.trellis).float() / trellis.TOP - 1
+    return codes, _correction(x, values)
+
+
+def fake_quantized(e: Tensor, scheme: Scheme) -> Tensor:
+    """The values (..., d) that the codes of e (..., d) in a fitted scheme stand for, at e's length."""
     flat = e.reshape(-1, e.shape[-1]).float()
-    codes, correction = fitted_codes(flat, top)
-    values = (2 * codes.float() / top - 1) * correction * flat.norm(dim=1, keepdim=True)
+    if scheme.trellis is None:
+        codes, correction = fitted_codes(flat, scheme.top)
+    else:
+        packed, correction = trellis_codes(flat, scheme.trellis)
+        codes = trellis.levels(packed, flat.shape[1], scheme.trellis.trellis)
+    values = (2 * codes.float() / scheme.top - 1) * correction * flat.norm(dim=1, keepdim=True)
     return values.view(e.shape)
+
+
+def _correction(x: Tensor, values: Tensor) -> Tensor:
+    """`|x| / <x, v>` (n, 1), or 0 where that is none."""
+    inner = (x * values).sum(dim=1, keepdim=True)
+    return torch.where(inner > 0, x.norm(dim=1, keepdim=True) / torch.where(inner > 0, inner, 1), 0)
 
 
 def _ternary_codes(x: Tensor) -> Tensor:

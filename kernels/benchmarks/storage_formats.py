@@ -33,7 +33,16 @@ from workbench.cli import public_name
 from workbench.environment import environment
 from workbench.fingerprint import weights_fingerprint
 
-SHORTENED = ("float16", "int8", "int4-fitted", "int2-fitted")  # tried with half of the components
+# Tried with a share of the components; those of 2 bits or less then have the bytes of one bit for each.
+SHORTENED = {
+    "float16": 1 / 2,
+    "int8": 1 / 2,
+    "int4-fitted": 1 / 2,
+    "int2-fitted": 1 / 2,
+    "ternary-fitted": 5 / 8,
+    "trellis-2bit": 1 / 2,
+    "trellis-1.5bit": 2 / 3,
+}
 TASK_NAMES = ("ret_boolq", "ret_fiqa_mini", "ret_consumer_contracts", "ret_debian", "ret_xsum")
 CALIBRATION_TEXTS = 4000
 Matrix = np.ndarray
@@ -146,14 +155,16 @@ def ways(dim: int, calibration: Matrix) -> list[Way]:
                 queries = "symmetric" if symmetric else "float queries"
                 scorer = stored(form, rotation, symmetric)
                 found.append(Way(f"{name}{suffix}, {queries}", form.bytes_per_vector, scorer))
-    x, half = torch.from_numpy(calibration), dim // 2
-    axes = {
-        "": None,
-        ", principal axes": Rotation.principal(x),
-        ", principal axes mixed": Rotation.principal(x, kept=half),
-    }
-    for name in SHORTENED:
-        form = StorageFormat(f"{name}-{half}d", dim)
+    x = torch.from_numpy(calibration)
+    principal = Rotation.principal(x)
+    for name, share in SHORTENED.items():
+        kept = int(share * dim)
+        form = StorageFormat(f"{name}-{kept}d", dim)
+        axes = {
+            "": None,
+            ", principal axes": principal,
+            ", principal axes mixed": Rotation.principal(x, kept),
+        }
         for suffix, rotation in axes.items():
             scorer = stored(form, rotation, symmetric=False)
             found.append(Way(f"{form.name}{suffix}, float queries", form.bytes_per_vector, scorer))

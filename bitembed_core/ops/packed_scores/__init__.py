@@ -1,8 +1,8 @@
 """Exact search over packed embeddings on a device: cosines of queries with stored codes, and the best of them.
 
 Queries stay in floating point, or are rounded to int8 (Eq 2), which makes the products integer. Documents are int8, int4,
-int2, binary or fitted codes and are never expanded in memory; scores exist for a chunk of documents at a time, on the CPU
-for a tile.
+int2, binary or fitted codes and are never expanded in memory, those of a trellis for a chunk of documents at a time; so do
+scores exist, on the CPU for a tile.
 """
 
 from copy import copy
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitembed_core.ops import gpu, library
+from bitembed_core.ops import gpu, library, trellis
 from bitembed_core.ops.packed_scores import native, reference
 from bitembed_core.ops.packed_scores.reference import Documents
 from bitembed_core.quantizers import quantize_activation
@@ -21,6 +21,7 @@ from bitembed_core.storage import PackedEmbeddings
 from bitembed_core.storage.bit_packing import codes_of_bytes, pack_bits
 
 SCORES_AT_ONCE = 1 << 24  # 64 MiB
+LEVELS_AT_ONCE = 1 << 24  # looked up with codes of a trellis
 ROW_BITS = 32
 
 
@@ -49,6 +50,7 @@ class PackedScores:
                 f"{packed.format.name} embeddings have no packed codes; store them as int8 or less"
             )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._trellis = scheme.trellis.trellis if scheme.trellis is not None else None
         bits = scheme.top.bit_length()
         codes = packed.codes if scheme.top != 2 else pack_bits(scheme.codes(packed.codes, self.kept), bits)
         codes_NB = torch.from_numpy(np.ascontiguousarray(codes)).to(self.device)
@@ -75,7 +77,7 @@ class PackedScores:
         queries_QD = self._directions(queries)
         if integer:
             queries_QD = quantize_activation(queries_QD)[0]
-        codes_NB, weight_N, bits, top, _ = self._documents.part(rows)
+        codes_NB, weight_N, bits, top, _ = self._expanded(rows)
         if gpu.automatic(self.device):
             from bitembed_core.ops.packed_scores.triton import packed_scores
 
@@ -118,6 +120,8 @@ class PackedScores:
             some._documents = self._documents.part(chosen)
             found = some.best(queries, k, integer)
             return Best(found.scores, chosen[found.rows])
+        if self._trellis is not None:
+            return self._best_of_parts(queries, k, integer)
         if self.device.type == "cpu" and library.available() and self.kept <= native.MOST_COMPONENTS:
             return self._best_natively(self._directions(queries), k, integer)
         step = max(1, SCORES_AT_ONCE // max(1, len(queries)))
@@ -127,6 +131,28 @@ class PackedScores:
             keys_QC = torch.cat([best_QK, keys_of(scores_QC, start)], dim=1)
             best_QK = keys_QC.topk(min(k, keys_QC.shape[1]), dim=1).values
         return Best(*split_keys(best_QK))
+
+    def _best_of_parts(self, queries: NDArray[np.floating] | Tensor, k: int, integer: bool) -> Best:
+        """`best`, with the codes of one part of the documents after the other expanded."""
+        step = max(1, LEVELS_AT_ONCE // self.kept)
+        found = []
+        for start in range(0, max(1, len(self)), step):
+            part = copy(self)
+            part._documents, part._trellis = self._expanded(slice(start, start + step)), None
+            best = part.best(queries, k, integer)
+            found.append(Best(best.scores, best.rows + start))
+        scores_QC, rows_QC = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))
+        order = scores_QC.sort(
+            dim=1, descending=True, stable=True
+        )  # equal scores stay in the order of the documents
+        return Best(order.values[:, :k], rows_QC.gather(1, order.indices[:, :k]))
+
+    def _expanded(self, rows: slice) -> Documents:
+        """Documents whose codes are those of single values."""
+        documents = self._documents.part(rows)
+        if self._trellis is None:
+            return documents
+        return documents._replace(codes_NB=trellis.levels(documents.codes_NB, self.kept, self._trellis))
 
     def _best_natively(self, queries_QD: Tensor, k: int, integer: bool) -> Best:
         if not integer:
@@ -141,10 +167,16 @@ class PackedScores:
         values = 2 * torch.from_numpy(codes_of_bytes(bits).astype(np.int64)) - top
         squares_256 = values.square().sum(dim=1).to(self.device)
         lengths = torch.empty(len(codes_NB), device=self.device)
-        filling = codes_NB.shape[1] * (8 // bits) - self.kept  # codes 0 at the end of a row
-        step = max(1, SCORES_AT_ONCE // codes_NB.shape[1])
+        filling = (
+            0 if self._trellis else codes_NB.shape[1] * (8 // bits) - self.kept
+        )  # codes 0 at the end of a row
+        width = codes_NB.shape[1] if self._trellis is None else self.kept
+        step = max(1, SCORES_AT_ONCE // width)
         for start in range(0, len(codes_NB), step):
-            squares = squares_256[codes_NB[start : start + step].long()].sum(dim=1)
+            part_NB = codes_NB[start : start + step]
+            if self._trellis is not None:
+                part_NB = trellis.levels(part_NB, self.kept, self._trellis)
+            squares = squares_256[part_NB.long()].sum(dim=1)
             lengths[start : start + step] = (squares - filling * top**2).sqrt()
         return lengths
 

@@ -134,6 +134,15 @@ int bitembed_encode(const bitembed_encoder* encoder, const int64_t* ids, const i
 int bitembed_search(const int8_t* queries, int64_t q, const uint8_t* codes, const float* weight, int64_t n,
                     int64_t dim, int32_t bits, int32_t top, int64_t k, float* scores, int64_t* rows, int threads);
 
+/* Trellis codes of `step_bits` (1 to 7) bits for `step_values` values, of dim values a vector: step t takes row `window` of
+   levels (256, step_values), the window being the eight bits of the code that end with its bit (t + 1) step_bits; before its
+   first bit there are zeros. A code has ceil(ceil(dim / step_values) step_bits / 8) bytes.
+   `encode` finds the codes whose values 2 z - 255 have the least squared distance from targets (n, dim) within +-4095. */
+int bitembed_trellis_encode(const int16_t* targets, int64_t n, int64_t dim, int32_t step_bits, int32_t step_values,
+                            const uint8_t* levels, uint8_t* codes, int threads);
+void bitembed_trellis_levels(const uint8_t* codes, int64_t n, int64_t dim, int32_t step_bits, int32_t step_values,
+                             const uint8_t* levels, uint8_t* out, int threads);
+
 /* GOPS of the widest dot-product instruction of the selected instruction set on `threads` threads; GB/s read from memory. */
 double bitembed_peak_gops(int threads);
 double bitembed_read_gbs(int threads);

@@ -247,6 +247,14 @@ BITEMBED_EXPORT int bitembed_search(const int8_t* queries, int64_t q, const uint
                                     int threads) {
     return kernels().search(queries, q, codes, weight, n, dim, bits, top, k, scores, rows, threads);
 }
+BITEMBED_EXPORT int bitembed_trellis_encode(const int16_t* targets, int64_t n, int64_t dim, int32_t step_bits,
+                                            int32_t step_values, const uint8_t* levels, uint8_t* codes, int threads) {
+    return kernels().trellis_encode(targets, n, dim, step_bits, step_values, levels, codes, threads);
+}
+BITEMBED_EXPORT void bitembed_trellis_levels(const uint8_t* codes, int64_t n, int64_t dim, int32_t step_bits,
+                                             int32_t step_values, const uint8_t* levels, uint8_t* out, int threads) {
+    kernels().trellis_levels(codes, n, dim, step_bits, step_values, levels, out, threads);
+}
 BITEMBED_EXPORT double bitembed_peak_gops(int threads) { return kernels().peak_gops(threads); }
 
 }  // extern "C"

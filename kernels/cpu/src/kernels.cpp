@@ -9,6 +9,7 @@
 #include "peak.h"
 #include "search.h"
 #include "training.h"
+#include "trellis.h"
 
 namespace {
 
@@ -344,12 +345,23 @@ int search(const int8_t* queries, int64_t query_count, const uint8_t* codes, con
     }
 }
 
+int trellis_encode(const int16_t* targets, int64_t n, int64_t dim, int32_t step_bits, int32_t step_values,
+                   const uint8_t* levels, uint8_t* codes, int threads) {
+    return encode_trellis(targets, n, TrellisRun(dim, step_bits, step_values, levels), codes, threads);
+}
+
+void trellis_levels(const uint8_t* codes, int64_t n, int64_t dim, int32_t step_bits, int32_t step_values,
+                    const uint8_t* levels, uint8_t* out, int threads) {
+    expand_trellis(codes, n, TrellisRun(dim, step_bits, step_values, levels), out, threads);
+}
+
 }  // namespace
 
 const bitembed::Kernels& bitembed::BITEMBED_KERNELS() {
     static const Kernels kernels = {BITEMBED_NAME,  pack_panels,   ternary_panels, norm_quantize,
                                     scale_sums,     scale_gradient, norm_backward, linears,        latent_linear,
                                     feed_forward,   rotate,        attention,      lookup,
-                                    pool,           encode,        search,         peak_gops};
+                                    pool,           encode,        search,         trellis_encode,
+                                    trellis_levels, peak_gops};
     return kernels;
 }

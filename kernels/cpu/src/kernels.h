@@ -22,6 +22,8 @@ struct Kernels {
     decltype(&bitembed_pool) pool;
     decltype(&bitembed_encode) encode;
     decltype(&bitembed_search) search;
+    decltype(&bitembed_trellis_encode) trellis_encode;
+    decltype(&bitembed_trellis_levels) trellis_levels;
     decltype(&bitembed_peak_gops) peak_gops;
 };
 

@@ -66,14 +66,14 @@ def test_binary_codes_are_ubinary():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_scores_are_cosines_of_decoded_vectors(precision):
     """Of a fitted format, inner products with what it decodes to."""
-    fitted = precision.endswith("-fitted")
+    scheme = StorageFormat(precision, 1).scheme
     documents = vectors(11) * np.linspace(0.1, 50, 11, dtype=np.float32)[:, None]
     documents[4] = 0
     queries = vectors(3, seed=1) * 7
     packed = StorageFormat(precision, 13).encode(documents)
     scores = packed.scores(queries)
     assert scores.dtype == np.float32
-    lengths = np.linalg.norm(packed.decode(), axis=1) if fitted else 1
+    lengths = np.linalg.norm(packed.decode(), axis=1) if scheme is not None and scheme.fitted else 1
     np.testing.assert_allclose(scores, slow_cosine(queries, packed.decode()) * lengths, atol=2e-6)
     assert (scores[:, 4] == 0).all()
     for other in ("binary", "int4", precision):

@@ -22,7 +22,7 @@ def queries(count: int, dim: int = 20) -> np.ndarray:
 def brute_force(found: PackedIndex, q: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
     decoded = found.vectors.decode().astype(np.float64)
     lengths = np.linalg.norm(decoded, axis=1)
-    if found.vectors.format.name.endswith("-fitted"):
+    if (scheme := found.vectors.format.scheme) is not None and scheme.fitted:
         lengths[:] = 1  # their values are corrected already
     lines = []
     for query in q.astype(np.float64):

@@ -1,0 +1,32 @@
+"""Trellis codes (Marcellin and Fischer 1990, Trellis coded quantization; the bit-shift form as in QTIP, arXiv 2406.11235):
+a vector's code is found as a whole, and a value needs fewer bits for the same error."""
+
+from torch import Tensor
+
+from bitembed_core.ops import library
+from bitembed_core.ops.trellis import native, reference
+from bitembed_core.ops.trellis.reference import LARGEST_TARGET, TOP, Trellis
+
+__all__ = ["LARGEST_TARGET", "TOP", "Trellis", "encode", "levels"]
+
+
+def encode(targets_ND: Tensor, trellis: Trellis) -> Tensor:
+    """The codes uint8 (n, code_bytes) whose values come closest to int16 targets (n, dim); see `reference.encode`."""
+    return (native if _natively(targets_ND) else reference).encode(targets_ND, trellis)
+
+
+def levels(codes_NB: Tensor, dim: int, trellis: Trellis) -> Tensor:
+    """The levels uint8 (n, dim) of codes (n, code_bytes): z stands for `2 z - 255`.
+
+    Raises:
+        ValueError: codes of another width.
+    """
+    if codes_NB.ndim != 2 or codes_NB.shape[1] != trellis.code_bytes(dim):
+        raise ValueError(
+            f"codes of {dim} values are (n, {trellis.code_bytes(dim)}), got {tuple(codes_NB.shape)}"
+        )
+    return (native if _natively(codes_NB) else reference).levels(codes_NB, dim, trellis)
+
+
+def _natively(x: Tensor) -> bool:
+    return x.device.type == "cpu" and library.available()
