@@ -1,7 +1,7 @@
 """What an index of so many vectors needs, for every storage format: memory, disk, and time per query.
 
 Times are estimates for exact search, from rates that this machine reaches: a query reads every stored byte, and multiplies
-every component. A batch of queries shares the reading. Money follows from prices of memory and disk.
+every component. A batch of queries shares the reading, and the looking up that trellis codes need. Money follows from prices of memory and disk.
 """
 
 import time
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from bitembed_core import StorageFormat
-from bitembed_core.ops import library
+from bitembed_core.ops import library, trellis
 from bitembed_core.ops.packed_scores import PackedScores
 from bitembed_core.storage import PRECISIONS
+from bitembed_core.storage.precisions import SCHEMES
 
 MOST_VECTORS = 10_000_000_000
 SAMPLE_VECTORS, SAMPLE_QUERIES = 50_000, 64
@@ -22,11 +23,13 @@ SAMPLE_VECTORS, SAMPLE_QUERIES = 50_000, 64
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine does in a second: bytes read from memory; products of codes, and of float32 numbers."""
+    """What a machine does in a second: bytes read from memory; products of codes, and of float32 numbers; values that codes
+    of a trellis stand for."""
 
     bytes_read: float
     code_products: float
     float_products: float
+    trellis_values: float
     threads: int
 
 
@@ -96,7 +99,9 @@ def plan(
         stored = vectors * form.bytes_per_vector
         products = rates.code_products if form.has_scale else rates.float_products
         reading = stored / rates.bytes_read / queries_together
-        multiplying = vectors * form.kept / products
+        computing = vectors * form.kept / products
+        if form.scheme is not None and form.scheme.trellis is not None:
+            computing += vectors * form.kept / rates.trellis_values / queries_together
         found.append(
             Plan(
                 precision,
@@ -104,8 +109,8 @@ def plan(
                 replicas * (stored + vectors * id_bytes),
                 replicas * (stored + vectors * (id_bytes + beside)),
                 stored,
-                max(reading, multiplying),
-                "memory" if reading > multiplying else "arithmetic",
+                max(reading, computing),
+                "memory" if reading > computing else "arithmetic",
             )
         )
     return sorted(found, key=lambda row: -row.bytes_per_vector)
@@ -117,12 +122,22 @@ def measure_rates(dim: int = 384) -> Rates:
     queries = x[:SAMPLE_QUERIES] + 1
     packed = PackedScores(StorageFormat("int2", dim).encode(x), "cpu")
     products = SAMPLE_VECTORS * SAMPLE_QUERIES * dim
-    seconds = [_seconds(lambda: packed.best(queries, 10, integer=True)), _seconds(lambda: queries @ x.T)]
+    code = SCHEMES["trellis-1bit"].trellis
+    assert code is not None
+    codes = torch.from_numpy(
+        np.random.default_rng(1).integers(0, 256, (SAMPLE_VECTORS, code.trellis.code_bytes(dim)), np.uint8)
+    )
+    seconds = [
+        _seconds(lambda: packed.best(queries, 10, integer=True)),
+        _seconds(lambda: queries @ x.T),
+        _seconds(lambda: trellis.levels(codes, dim, code.trellis)),
+    ]
     if library.available():
         read = 1e9 * library.native().bitembed_read_gbs(library.threads())
     else:
         read = x.nbytes / _seconds(x.sum)
-    return Rates(read, products / seconds[0], products / seconds[1], torch.get_num_threads())
+    values = SAMPLE_VECTORS * dim / seconds[2]
+    return Rates(read, products / seconds[0], products / seconds[1], values, torch.get_num_threads())
 
 
 def _seconds(run: object) -> float:

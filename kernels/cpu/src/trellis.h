@@ -62,14 +62,33 @@ struct TrellisRun {
     }
 
     void expand(const uint8_t* code, uint8_t* out) const {
-        for (int64_t t = 0; t < steps; t++) {
-            // The window's last bit is bit (t + 1) k - 1 of the code; before the first bit there are zeros.
-            const int64_t end = (t + 1) * step_bits, byte = (end - 1) / 8;
-            const int pair = (byte ? code[byte - 1] << 8 : 0) | code[byte];
-            const uint8_t* level = levels + (pair >> (7 - (end - 1) % 8) & (WINDOWS - 1)) * step_values;
-            for (int v = 0; v < step_values; v++)
-                if (t * step_values + v < dim) out[t * step_values + v] = level[v];
+        if (step_values == 1) return expand_steps<1>(code, out);
+        if (step_values == 2) return expand_steps<2>(code, out);
+        expand_steps<0>(code, out);
+    }
+
+private:
+    // VALUES of a step, 0 where that is known when it runs only. Eight steps begin and end with whole bytes.
+    template <int VALUES>
+    void expand_steps(const uint8_t* code, uint8_t* out) const {
+        const int values = VALUES ? VALUES : step_values;
+        const int64_t whole = dim / (8 * values), rest_bytes = code_bytes - whole * step_bits;
+        uint64_t bits = 0;
+        for (int64_t eight = 0; eight < whole; eight++, code += step_bits, out += 8 * values) {
+            for (int b = 0; b < step_bits; b++) bits = bits << 8 | code[b];
+            for (int j = 0; j < 8; j++) take<VALUES>(bits >> (7 - j) * step_bits & (WINDOWS - 1), values, out + j * values);
         }
+        const int64_t left = dim - whole * 8 * values;
+        for (int b = 0; b < step_bits; b++) bits = bits << 8 | (b < rest_bytes ? code[b] : 0);
+        for (int64_t j = 0; j * values < left; j++)
+            take<0>(bits >> (7 - j) * step_bits & (WINDOWS - 1), static_cast<int>(least<int64_t>(values, left - j * values)),
+                    out + j * values);
+    }
+
+    template <int VALUES>
+    void take(uint64_t window, int values, uint8_t* out) const {
+        const uint8_t* level = levels + window * static_cast<uint64_t>(step_values);
+        memcpy(out, level, static_cast<size_t>(VALUES ? VALUES : values));
     }
 };
 

@@ -322,7 +322,41 @@ void test_search(int64_t queries, int64_t documents, int64_t dim, int bits, int6
     }
 }
 
+// Levels against bits taken one by one; the code found is closer to the targets than codes at random.
+void test_trellis(int64_t n, int64_t dim, int step_bits, int step_values, int threads) {
+    const int64_t steps = (dim + step_values - 1) / step_values, bytes = (steps * step_bits + 7) / 8;
+    std::vector<uint8_t> levels(static_cast<size_t>(256 * step_values)), codes(static_cast<size_t>(n * bytes));
+    std::vector<uint8_t> out(static_cast<size_t>(n * dim));
+    std::vector<int16_t> targets(static_cast<size_t>(n * dim));
+    for (auto& v : levels) v = static_cast<uint8_t>(generator());
+    for (auto& v : targets) v = static_cast<int16_t>(static_cast<int>(generator() % 8191) - 4095);
+    auto distances = [&] {
+        bitembed_trellis_levels(codes.data(), n, dim, step_bits, step_values, levels.data(), out.data(), threads);
+        std::vector<int64_t> found(static_cast<size_t>(n), 0);
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t d = 0; d < steps * step_values; d++) {
+                int window = 0;
+                for (int64_t bit = (d / step_values + 1) * step_bits - 8; bit < (d / step_values + 1) * step_bits; bit++)
+                    window = 2 * window + (bit < 0 ? 0 : codes[static_cast<size_t>(i * bytes + bit / 8)] >> (7 - bit % 8) & 1);
+                const int level = levels[static_cast<size_t>(window * step_values + d % step_values)];
+                if (d < dim) check(out[static_cast<size_t>(i * dim + d)] == level, "level of a trellis");
+                const int64_t away = (d < dim ? targets[static_cast<size_t>(i * dim + d)] : 0) - (2 * level - 255);
+                found[static_cast<size_t>(i)] += away * away;
+            }
+        return found;
+    };
+    check(!bitembed_trellis_encode(targets.data(), n, dim, step_bits, step_values, levels.data(), codes.data(), threads), "memory");
+    const std::vector<int64_t> least = distances();
+    for (auto& v : codes) v = static_cast<uint8_t>(generator());
+    const std::vector<int64_t> any = distances();
+    for (size_t i = 0; i < least.size(); i++) check(least[i] <= any[i], "distance of a trellis code");
+}
+
 void test_all() {
+    for (const int step_bits : {1, 2, 3, 5, 7})
+        for (const int step_values : {1, 2, 3})
+            for (const int64_t dim : {1, 2, 7, 16, 33, 70}) test_trellis(dim == 7 ? 0 : 5, dim, step_bits, step_values, 2);
+    test_trellis(200, 20, 3, 2, 3);
     for (const int bits : {1, 2, 4, 8})
         for (const int64_t documents : {0, 1, 47, 100})
             for (const int64_t dim : {1, 3, 31, 64, 70}) test_search(9, documents, dim, bits, 5, 2);

@@ -19,7 +19,7 @@ from workbench.search.planner import Rates
 
 from .test_retention import EVALUATION, write
 
-RATES = Rates(bytes_read=1e10, code_products=1e12, float_products=1e11, threads=2)
+RATES = Rates(bytes_read=1e10, code_products=1e12, float_products=1e11, trellis_values=1e9, threads=2)
 
 
 @pytest.fixture

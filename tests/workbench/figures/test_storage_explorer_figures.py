@@ -27,7 +27,7 @@ RECALLS = [
     Recall(Setting("binary", rescore="int8"), 52, 388, 0.9),
     Recall(Setting("binary-192d", rescore="int8"), 28, 388, 0.7),
 ]
-RATES = Rates(bytes_read=1e10, code_products=1e12, float_products=1e11, threads=2)
+RATES = Rates(bytes_read=1e10, code_products=1e12, float_products=1e11, trellis_values=1e9, threads=2)
 
 
 def points(figure):

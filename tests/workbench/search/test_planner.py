@@ -5,7 +5,7 @@ import pytest
 from bitembed_core import StorageFormat
 from workbench.search.planner import MOST_VECTORS, Prices, Rates, measure_rates, plan
 
-RATES = Rates(bytes_read=1e10, code_products=1e12, float_products=1e11, threads=2)
+RATES = Rates(bytes_read=1e10, code_products=1e12, float_products=1e11, trellis_values=1e9, threads=2)
 
 
 def test_by_hand() -> None:
@@ -20,6 +20,8 @@ def test_by_hand() -> None:
     assert together["int2"].limit == "arithmetic"
     assert together["int2"].seconds_per_query == pytest.approx(384e6 / 1e12)
     assert together["float32"].seconds_per_query == pytest.approx(384e6 / 1e11)
+    looked_up = 384e6 / 1e9 / 100
+    assert together["trellis-2bit"].seconds_per_query == pytest.approx(384e6 / 1e12 + looked_up)
 
 
 def test_money_and_codes_to_rescore_with_on_disk() -> None:
@@ -54,3 +56,4 @@ def test_measured_rates_are_plausible() -> None:
     assert 1e8 < rates.bytes_read < 1e13
     assert 1e7 < rates.float_products < 1e14
     assert 1e7 < rates.code_products < 1e15
+    assert 1e6 < rates.trellis_values < 1e13
