@@ -1,7 +1,8 @@
 """What an index of so many vectors needs, for every storage format: memory, disk, and time per query.
 
 Times are estimates for exact search, from rates that this machine reaches: a query reads every stored byte, and multiplies
-every component. A batch of queries shares the reading, and the looking up that trellis codes need. Money follows from prices of memory and disk.
+every component. A batch of queries shares the reading, and the looking up that trellis codes need. Money follows from
+prices of memory and disk.
 """
 
 import time
