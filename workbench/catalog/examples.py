@@ -29,10 +29,12 @@ logger = logging.getLogger("bitembed")
 Kind = Literal["pairs", "triplets"]
 
 TABLES: Mapping[Kind, Mapping[str, SourceEntry]] = {"pairs": PAIRS, "triplets": TRIPLETS}
+# Only for imitating a teacher: the copy of a sentence may mean something else, so that it is no answer to it.
+CHANGED = ("edited-sentences", "edited-examples")
 # Mix name -> kind -> source -> how many examples of it at most (None: all).
 MIXES: Mapping[str, Mapping[Kind, Mapping[str, int | None]]] = {
     "offline": {
-        "pairs": dict.fromkeys(PAIRS)
+        "pairs": dict.fromkeys(name for name in PAIRS if name not in CHANGED)
         | {"wordnet-gloss": 60_000, "aws-api-member": 40_000, "gcide-definition": 30_000}
         | {"privacy-policy-qa": 5_000},
         "triplets": dict.fromkeys(TRIPLETS),
