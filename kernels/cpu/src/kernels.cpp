@@ -170,6 +170,10 @@ private:
 // Below this many operations a second thread costs more than it saves.
 constexpr int64_t OPERATIONS_OF_ONE_THREAD = 600000;
 
+constexpr int64_t MANY_VALUES = 1 << 20;  // 4 MiB: what follows will not find them in a core's cache
+
+bool is_line(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
+
 int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, void** y, int bf16, int threads) {
     if (m == 0) return 0;
     int64_t out = 0;
@@ -196,7 +200,8 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
                 if (bf16) {
                     linear_bf16(s.codes[i], to - from, w[i], begin, end, static_cast<Bfloat16*>(y[i]) + from * width, width);
                 } else {
-                    linear(s.codes[i], to - from, w[i], begin, end, static_cast<float*>(y[i]) + from * width, width);
+                    linear(s.codes[i], to - from, w[i], begin, end, static_cast<float*>(y[i]) + from * width, width,
+                           m * width >= MANY_VALUES && width % LANES == 0 && is_line(y[i]));
                 }
             }
         };

@@ -67,7 +67,8 @@ inline void for_dot_tiles(const Codes& x, int64_t count, const bitembed_linear& 
 #if defined(__AMX_INT8__)
 template <int R, class Done>
 inline void for_matrix_tokens(const Codes& x, int64_t count, TileInput in, float weight_scale, const float* bias, int64_t row,
-                              int64_t rows, float* direct, int64_t stride, MatrixRows& unpacked, float* buffer, Done done) {
+                              int64_t rows, float* direct, int64_t stride, bool past, MatrixRows& unpacked, float* buffer,
+                              Done done) {
     const int64_t at_once = count > MATRIX_TOKENS ? least(in.steps, MOST_STEPS) : least(in.steps, FEW_STEPS);
     alignas(64) int32_t sums[4 * 256];
     if (at_once == in.steps) unpacked.unpack<R>(in, 0, in.steps);
@@ -77,7 +78,8 @@ inline void for_matrix_tokens(const Codes& x, int64_t count, TileInput in, float
         (tokens > 16 ? matrix_sums<2, R> : matrix_sums<1, R>)(in, at_once, unpacked, sums);
         float* values = direct ? direct + t * stride + row : buffer;
         const int64_t apart = direct ? stride : MATRIX_ROWS;
-        finish_sums<R>(sums, x.sum + t, tokens, {x.scale + t, weight_scale, bias, values, apart});
+        const auto finish = past && direct ? finish_sums<R, true> : finish_sums<R>;
+        finish(sums, x.sum + t, tokens, {x.scale + t, weight_scale, bias, values, apart});
         done(t, row, tokens, rows, values, apart);
     }
 }
@@ -85,7 +87,7 @@ inline void for_matrix_tokens(const Codes& x, int64_t count, TileInput in, float
 // A last tile of tokens is computed whole, with whatever follows the codes of `count` tokens.
 template <class Done>
 inline void for_matrix_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to,
-                             float* direct, int64_t stride, Done done) {
+                             float* direct, int64_t stride, bool past, Done done) {
     TileBuffer buffer;
     MatrixRows unpacked;
     TileInput in = {nullptr, x.stride, nullptr, steps_of(w) * 64, steps_of(w), nullptr};
@@ -96,32 +98,37 @@ inline void for_matrix_tiles(const Codes& x, int64_t count, const bitembed_linea
         float* whole = rows < blocks * LANES ? nullptr : direct;
         in.panel = w.panels + block * in.block_bytes;
         const auto run = blocks == 2 ? for_matrix_tokens<2, Done> : for_matrix_tokens<1, Done>;
-        run(x, count, in, w.scale, bias, row, rows, whole, stride, unpacked, buffer.y, done);
+        run(x, count, in, w.scale, bias, row, rows, whole, stride, past, unpacked, buffer.y, done);
     }
 }
 #endif
 
 // Computes every tile of tokens [0, count) and the blocks [from, to) of w and calls done(token, row, tokens, rows, values,
 // how far apart the tokens' values lie) for it. `direct` is where the values belong, (count, stride), or NULL when only `done`
-// uses them. Tiles that are cut off by the last row go through a buffer.
+// uses them. Tiles that are cut off by the last row go through a buffer. `past`: those that a matrix unit makes may go to
+// memory past the caches; `direct` and its rows then begin with lines of these.
 template <class Done>
 inline void for_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* direct,
-                      int64_t stride, Done done) {
+                      int64_t stride, Done done, [[maybe_unused]] bool past = false) {
 #if defined(__AMX_INT8__)
-    if (count >= FEWEST_MATRIX_TOKENS) return for_matrix_tiles(x, count, w, from, to, direct, stride, done);
+    if (count >= FEWEST_MATRIX_TOKENS) return for_matrix_tiles(x, count, w, from, to, direct, stride, past, done);
 #endif
     for_dot_tiles(x, count, w, from, to, direct, stride, done);
 }
 
-// y[t * stride + n] for the blocks [from, to) of w.
+// y[t * stride + n] for the blocks [from, to) of w; past the caches where it is much more than they hold.
 inline void linear(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* y,
-                   int64_t stride) {
+                   int64_t stride, bool past = false) {
     for_tiles(x, count, w, from, to, y, stride,
               [&](int64_t t, int64_t row, int64_t tokens, int64_t rows, const float* values, int64_t apart) {
                   if (values == y + t * stride + row) return;
                   for (int64_t i = 0; i < tokens; i++)
                       memcpy(y + (t + i) * stride + row, values + i * apart, static_cast<size_t>(rows) * sizeof(float));
-              });
+              },
+              past);
+#if defined(__AMX_INT8__)
+    if (past) _mm_sfence();
+#endif
 }
 
 inline void linear_bf16(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, Bfloat16* y,

@@ -107,8 +107,9 @@ inline void matrix_sums(const TileInput& in, int64_t at_once, MatrixRows& rows, 
     memory_is_read(sums);
 }
 
-// y of the first `tokens` of those sums, from each of which the sum of its codes is taken.
-template <int R>
+// y of the first `tokens` of those sums, from each of which the sum of its codes is taken. PAST: to memory, not by way of the
+// caches, for whole lines of it.
+template <int R, bool PAST = false>
 inline void finish_sums(const int32_t* sums, const int32_t* code_sum, int64_t tokens, const TileOutput& to) {
     f32x16 bias[R] = {};
     BITEMBED_UNROLL for (int r = 0; r < R; r++) if (to.bias) bias[r] = load(to.bias + r * LANES);
@@ -118,7 +119,12 @@ inline void finish_sums(const int32_t* sums, const int32_t* code_sum, int64_t to
             i32x16 whole;
             memcpy(&whole, sums + (r * MATRIX_TOKENS + t) * LANES, sizeof whole);
             const f32x16 y = to_float(whole - code_sum[t]) * scale;
-            store(to.y + t * to.stride + r * LANES, to.bias ? y + bias[r] : y);
+            const f32x16 biased = to.bias ? y + bias[r] : y;
+            if constexpr (PAST) {
+                _mm512_stream_ps(to.y + t * to.stride + r * LANES, reinterpret_cast<__m512>(biased));
+            } else {
+                store(to.y + t * to.stride + r * LANES, biased);
+            }
         }
     }
 }

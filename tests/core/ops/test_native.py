@@ -38,6 +38,7 @@ SHAPES = [
     (20, 1100, 33),  # few tokens of a matrix unit, whose weights are unpacked a part at a time
     (40, 4500, 50),  # many, of more weights than are unpacked at once
     (300, 100, 17),
+    (1030, 40, 1024),  # more than a cache holds: a matrix unit writes past it
     (0, 8, 8),
 ]
 
