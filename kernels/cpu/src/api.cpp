@@ -35,7 +35,8 @@ bool has_amx_int8() {
     constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
     unsigned a, b, c, d;
     __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
-    return (d >> 24 & 3) == 3 && has_avx512_vnni() && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+    return (d >> 24 & 3) == 3 && has_avx512_vnni() && __builtin_cpu_supports("avx512vbmi") &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 #else
 bool has_amx_int8() { return false; }

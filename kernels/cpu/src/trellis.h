@@ -15,10 +15,26 @@ struct TrellisRun {
     int step_bits, step_values;
     const uint8_t* levels;  // (256, step_values)
     int64_t steps, code_bytes;
+#if defined(__AVX512VBMI__)
+    // For 64 steps at once, of which eight each lie in the last step_bits bytes of a 64-bit lane, the first in the highest bits,
+    // and the byte before: where those bytes are among the code's, 64 for that before the first; how far a window is to be
+    // shifted down; and the levels value by value.
+    alignas(64) uint8_t places[64] = {}, shifts[64] = {}, columns[2][WINDOWS] = {};
+#endif
 
     TrellisRun(int64_t dim_, int32_t step_bits_, int32_t step_values_, const uint8_t* levels_)
         : dim(dim_), step_bits(step_bits_), step_values(step_values_), levels(levels_),
-          steps(blocks_of(dim_, step_values_)), code_bytes(blocks_of(steps * step_bits_, 8)) {}
+          steps(blocks_of(dim_, step_values_)), code_bytes(blocks_of(steps * step_bits_, 8)) {
+#if defined(__AVX512VBMI__)
+        for (int i = 0; i < 64; i++) {
+            const int lane = i / 8, byte = i % 8, place = (lane + 1) * step_bits - 1 - byte;
+            places[i] = static_cast<uint8_t>(place < 0 ? 64 : place);
+            shifts[i] = static_cast<uint8_t>((7 - byte) * step_bits);
+        }
+        for (int w = 0; w < WINDOWS; w++)
+            for (int v = 0; v < least(2, step_values); v++) columns[v][w] = levels[w * step_values + v];
+#endif
+    }
 
     // One vector. `values` (step_values, 256) are 2 z - 255; `chosen` holds the first bits of the best window into each state
     // after each step (steps, states).
@@ -72,18 +88,59 @@ private:
     template <int VALUES>
     void expand_steps(const uint8_t* code, uint8_t* out) const {
         const int values = VALUES ? VALUES : step_values;
-        const int64_t whole = dim / (8 * values), rest_bytes = code_bytes - whole * step_bits;
-        uint64_t bits = 0;
+        const int64_t together = expand_together<VALUES>(code, out), done = 8 * together * values;
+        uint64_t bits = together ? code[together * step_bits - 1] : 0;
+        code += together * step_bits, out += done;
+        const int64_t whole = (dim - done) / (8 * values), rest_bytes = code_bytes - (together + whole) * step_bits;
         for (int64_t eight = 0; eight < whole; eight++, code += step_bits, out += 8 * values) {
             for (int b = 0; b < step_bits; b++) bits = bits << 8 | code[b];
             for (int j = 0; j < 8; j++) take<VALUES>(bits >> (7 - j) * step_bits & (WINDOWS - 1), values, out + j * values);
         }
-        const int64_t left = dim - whole * 8 * values;
+        const int64_t left = dim - done - whole * 8 * values;
         for (int b = 0; b < step_bits; b++) bits = bits << 8 | (b < rest_bytes ? code[b] : 0);
         for (int64_t j = 0; j * values < left; j++)
             take<0>(bits >> (7 - j) * step_bits & (WINDOWS - 1), static_cast<int>(least<int64_t>(values, left - j * values)),
                     out + j * values);
     }
+
+    // The first eights of steps, 64 steps at a time; returns how many eights.
+    template <int VALUES>
+    int64_t expand_together([[maybe_unused]] const uint8_t* code, [[maybe_unused]] uint8_t* out) const {
+        int64_t eights = 0;
+#if defined(__AVX512VBMI__)
+        if constexpr (VALUES > 0) {
+            const __m512i place = _mm512_load_si512(places), shift = _mm512_load_si512(shifts);
+            const __mmask64 bytes = (uint64_t{1} << 8 * step_bits) - 1;
+            uint8_t before = 0;
+            for (; (eights + 8) * 8 * VALUES <= dim; eights += 8, code += 8 * step_bits, out += 64 * VALUES) {
+                const __m512i some = _mm512_maskz_loadu_epi8(bytes, code);
+                const __m512i lanes = _mm512_permutex2var_epi8(some, place, _mm512_set1_epi8(static_cast<char>(before)));
+                const __m512i window = _mm512_multishift_epi64_epi8(shift, lanes);
+                before = code[8 * step_bits - 1];
+                const __m512i first = look_up(columns[0], window);
+                if constexpr (VALUES == 1) {
+                    _mm512_storeu_si512(out, first);
+                } else {
+                    const __m512i second = look_up(columns[1], window);
+                    const __m512i low = _mm512_unpacklo_epi8(first, second), high = _mm512_unpackhi_epi8(first, second);
+                    const __m512i from_0 = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
+                    const __m512i from_64 = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+                    _mm512_storeu_si512(out, _mm512_permutex2var_epi64(low, from_0, high));
+                    _mm512_storeu_si512(out + 64, _mm512_permutex2var_epi64(low, from_64, high));
+                }
+            }
+        }
+#endif
+        return eights;
+    }
+
+#if defined(__AVX512VBMI__)
+    static __m512i look_up(const uint8_t* column, __m512i window) {
+        const __m512i below = _mm512_permutex2var_epi8(_mm512_load_si512(column), window, _mm512_load_si512(column + 64));
+        const __m512i above = _mm512_permutex2var_epi8(_mm512_load_si512(column + 128), window, _mm512_load_si512(column + 192));
+        return _mm512_mask_mov_epi8(below, _mm512_movepi8_mask(window), above);
+    }
+#endif
 
     template <int VALUES>
     void take(uint64_t window, int values, uint8_t* out) const {

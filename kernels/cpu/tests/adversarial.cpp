@@ -355,7 +355,7 @@ void test_trellis(int64_t n, int64_t dim, int step_bits, int step_values, int th
 void test_all() {
     for (const int step_bits : {1, 2, 3, 5, 7})
         for (const int step_values : {1, 2, 3})
-            for (const int64_t dim : {1, 2, 7, 16, 33, 70}) test_trellis(dim == 7 ? 0 : 5, dim, step_bits, step_values, 2);
+            for (const int64_t dim : {1, 2, 7, 16, 33, 70, 256, 299}) test_trellis(dim == 7 ? 0 : 5, dim, step_bits, step_values, 2);
     test_trellis(200, 20, 3, 2, 3);
     for (const int bits : {1, 2, 4, 8})
         for (const int64_t documents : {0, 1, 47, 100})

@@ -66,7 +66,7 @@ def test_no_string_of_bits_is_closer(name) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_native_codes_are_the_references(name, isa) -> None:
     code = ALL[name]
-    for dim in (1, 2, 3, 7, 64, 131):
+    for dim in (1, 2, 3, 7, 64, 131, 400):
         targets = adversarial(dim)
         expected = reference.encode(targets, code)
         codes = native.encode(targets, code)
