@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitembed_core.ops import gpu, library, trellis
+from bitembed_core.ops import gpu, library
 from bitembed_core.ops.packed_scores import native, reference
 from bitembed_core.ops.packed_scores.reference import Documents
 from bitembed_core.quantizers import quantize_activation
@@ -21,7 +21,6 @@ from bitembed_core.storage import PackedEmbeddings
 from bitembed_core.storage.bit_packing import codes_of_bytes, pack_bits
 
 SCORES_AT_ONCE = 1 << 24  # 64 MiB
-LEVELS_AT_ONCE = 1 << 24  # looked up with codes of a trellis
 ROW_BITS = 32
 
 
@@ -50,15 +49,16 @@ class PackedScores:
                 f"{packed.format.name} embeddings have no packed codes; store them as int8 or less"
             )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._trellis = scheme.trellis.trellis if scheme.trellis is not None else None
         bits = scheme.top.bit_length()
         codes = packed.codes if scheme.top != 2 else pack_bits(scheme.codes(packed.codes, self.kept), bits)
         codes_NB = torch.from_numpy(np.ascontiguousarray(codes)).to(self.device)
         scale_N = torch.from_numpy(packed.scales).to(self.device)
-        lengths_N = self._lengths(codes_NB, bits, scheme.top)
+        code = None if scheme.trellis is None else scheme.trellis.trellis
+        unweighted = Documents(codes_NB, scale_N, bits, scheme.top, 1.0, self.kept, code)
+        lengths_N = self._lengths(unweighted)
         weight_N = scale_N / scheme.top if scheme.fitted else (scale_N > 0) / lengths_N
         longest = float((weight_N * lengths_N).max()) if len(weight_N) else 1.0
-        self._documents = Documents(codes_NB, weight_N, bits, scheme.top, longest)
+        self._documents = unweighted._replace(weight_N=weight_N, longest=longest)
 
     def __len__(self) -> int:
         return len(self._documents.codes_NB)
@@ -77,7 +77,7 @@ class PackedScores:
         queries_QD = self._directions(queries)
         if integer:
             queries_QD = quantize_activation(queries_QD)[0]
-        codes_NB, weight_N, bits, top, _ = self._expanded(rows)
+        codes_NB, weight_N, bits, top, *_ = self._documents.part(rows).looked_up()
         if gpu.automatic(self.device):
             from bitembed_core.ops.packed_scores.triton import packed_scores
 
@@ -120,39 +120,17 @@ class PackedScores:
             some._documents = self._documents.part(chosen)
             found = some.best(queries, k, integer)
             return Best(found.scores, chosen[found.rows])
-        if self._trellis is not None:
-            return self._best_of_parts(queries, k, integer)
         if self.device.type == "cpu" and library.available() and self.kept <= native.MOST_COMPONENTS:
             return self._best_natively(self._directions(queries), k, integer)
         step = max(1, SCORES_AT_ONCE // max(1, len(queries)))
+        if self._documents.trellis is not None:
+            step = min(step, max(1, native.LEVELS_AT_ONCE // self.kept))
         best_QK = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
         for start in range(0, len(self), step):
             scores_QC = self.scores(queries, slice(start, start + step), integer)
             keys_QC = torch.cat([best_QK, keys_of(scores_QC, start)], dim=1)
             best_QK = keys_QC.topk(min(k, keys_QC.shape[1]), dim=1).values
         return Best(*split_keys(best_QK))
-
-    def _best_of_parts(self, queries: NDArray[np.floating] | Tensor, k: int, integer: bool) -> Best:
-        """`best`, with the codes of one part of the documents after the other expanded."""
-        step = max(1, LEVELS_AT_ONCE // self.kept)
-        found = []
-        for start in range(0, max(1, len(self)), step):
-            part = copy(self)
-            part._documents, part._trellis = self._expanded(slice(start, start + step)), None
-            best = part.best(queries, k, integer)
-            found.append(Best(best.scores, best.rows + start))
-        scores_QC, rows_QC = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))
-        order = scores_QC.sort(
-            dim=1, descending=True, stable=True
-        )  # equal scores stay in the order of the documents
-        return Best(order.values[:, :k], rows_QC.gather(1, order.indices[:, :k]))
-
-    def _expanded(self, rows: slice) -> Documents:
-        """Documents whose codes are those of single values."""
-        documents = self._documents.part(rows)
-        if self._trellis is None:
-            return documents
-        return documents._replace(codes_NB=trellis.levels(documents.codes_NB, self.kept, self._trellis))
 
     def _best_natively(self, queries_QD: Tensor, k: int, integer: bool) -> Best:
         if not integer:
@@ -162,22 +140,18 @@ class PackedScores:
         lengths_Q1 = np.linalg.norm(codes_QD.astype(np.float32), axis=1, keepdims=True).clip(min=1)
         return Best(scores_QK / torch.from_numpy(lengths_Q1), rows_QK)
 
-    def _lengths(self, codes_NB: Tensor, bits: int, top: int) -> Tensor:
+    def _lengths(self, documents: Documents) -> Tensor:
         """The length of each row of values `2 z - top`."""
-        values = 2 * torch.from_numpy(codes_of_bytes(bits).astype(np.int64)) - top
+        values = 2 * torch.from_numpy(codes_of_bytes(documents.bits).astype(np.int64)) - documents.top
         squares_256 = values.square().sum(dim=1).to(self.device)
-        lengths = torch.empty(len(codes_NB), device=self.device)
-        filling = (
-            0 if self._trellis else codes_NB.shape[1] * (8 // bits) - self.kept
-        )  # codes 0 at the end of a row
-        width = codes_NB.shape[1] if self._trellis is None else self.kept
+        lengths = torch.empty(len(documents.codes_NB), device=self.device)
+        width = -(-self.kept * documents.bits // 8)
+        filling = width * (8 // documents.bits) - self.kept  # codes 0 at the end of a row
         step = max(1, SCORES_AT_ONCE // width)
-        for start in range(0, len(codes_NB), step):
-            part_NB = codes_NB[start : start + step]
-            if self._trellis is not None:
-                part_NB = trellis.levels(part_NB, self.kept, self._trellis)
-            squares = squares_256[part_NB.long()].sum(dim=1)
-            lengths[start : start + step] = (squares - filling * top**2).sqrt()
+        for start in range(0, len(lengths), step):
+            part = documents.part(slice(start, start + step)).looked_up()
+            squares = squares_256[part.codes_NB.long()].sum(dim=1)
+            lengths[start : start + step] = (squares - filling * documents.top**2).sqrt()
         return lengths
 
 

@@ -6,12 +6,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitembed_core.ops import library
-from bitembed_core.ops.packed_scores import reference
 from bitembed_core.ops.packed_scores.reference import Documents
 from bitembed_core.quantizers import EPS
 
 MOST_COMPONENTS = 1 << 15  # sums stay in 32 bits
 VALUES_AT_ONCE = 1 << 24  # of candidates that are compared again
+LEVELS_AT_ONCE = 1 << 24  # that are looked up
 DENSE = 64  # with fewer documents per candidate, comparing all is faster than taking the candidates out
 ROUNDING = 2e-6  # of a cosine in float32
 
@@ -22,6 +22,8 @@ def best_of_codes(queries_QD: Tensor, documents: Documents, k: int) -> tuple[Ten
     Raises:
         MemoryError: not enough memory for k candidates a query.
     """
+    if documents.trellis is not None:
+        return _best_of_parts(queries_QD, documents, k)
     k = min(k, len(documents.codes_NB))
     scores_QK = torch.empty(len(queries_QD), k)
     rows_QK = torch.empty(len(queries_QD), k, dtype=torch.int64)
@@ -41,6 +43,19 @@ def best_of_codes(queries_QD: Tensor, documents: Documents, k: int) -> tuple[Ten
             library.threads(),
         )
     return scores_QK, rows_QK
+
+
+def _best_of_parts(queries_QD: Tensor, documents: Documents, k: int) -> tuple[Tensor, Tensor]:
+    """`best_of_codes`, with the codes of one part of the documents after the other looked up."""
+    step = max(1, LEVELS_AT_ONCE // documents.kept)
+    scores, rows = [], []
+    for start in range(0, max(1, len(documents.codes_NB)), step):
+        found = best_of_codes(queries_QD, documents.part(slice(start, start + step)).looked_up(), k)
+        scores.append(found[0])
+        rows.append(found[1] + start)
+    # Equal scores stay in the order of the documents.
+    order = torch.cat(scores, dim=1).sort(dim=1, descending=True, stable=True)
+    return order.values[:, :k], torch.cat(rows, dim=1).gather(1, order.indices[:, :k])
 
 
 def best_of_vectors(queries_QD: Tensor, documents: Documents, k: int) -> tuple[Tensor, Tensor]:
@@ -103,7 +118,7 @@ def _compared_again(unit_QD: Tensor, rows_QC: Tensor, documents: Documents) -> T
     scores_QC = torch.empty(rows_QC.shape)
     (queries, count), dim, n = rows_QC.shape, unit_QD.shape[1], len(documents.codes_NB)
     if n <= min(queries * count, DENSE * count, VALUES_AT_ONCE // dim):
-        values_DN = reference.values(documents.codes_NB, documents.bits, documents.top, dim).double().T
+        values_DN = documents.values().double().T
         for start in range(0, queries, VALUES_AT_ONCE // n):
             part = slice(start, start + VALUES_AT_ONCE // n)
             products = (unit_QD[part].double() @ values_DN).gather(1, rows_QC[part])
@@ -112,8 +127,7 @@ def _compared_again(unit_QD: Tensor, rows_QC: Tensor, documents: Documents) -> T
     step = max(1, VALUES_AT_ONCE // (count * dim))
     for start in range(0, queries, step):
         part = slice(start, start + step)
-        codes_QCB = documents.codes_NB[rows_QC[part]]
-        values_QCD = reference.values(codes_QCB, documents.bits, documents.top, dim)
+        values_QCD = documents.part(rows_QC[part].flatten()).values().view(-1, count, dim)
         products = torch.einsum("qd,qcd->qc", unit_QD[part].double(), values_QCD.double())
         scores_QC[part] = products * documents.weight_N[rows_QC[part]]
     return scores_QC

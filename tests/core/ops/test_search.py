@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bitembed_core import StorageFormat
-from bitembed_core.ops import library, packed_scores
+from bitembed_core.ops import library
 from bitembed_core.ops.packed_scores import PackedScores, native
 from bitembed_core.ops.packed_scores.reference import values
 from bitembed_core.storage.formats import SCHEMES
@@ -24,14 +24,13 @@ def documents(name: str, n: int, dim: int, device: str = "cpu") -> PackedScores:
 @pytest.mark.parametrize(("n", "dim", "q"), [(1, 1, 1), (47, 5, 3), (200, 70, 8), (1000, 384, 17)])
 def test_integer_search_is_exact(name, n, dim, q, isa) -> None:
     index = documents(name, n, dim)
-    expanded = index._expanded(slice(None))
-    codes, weight, bits, top, _ = expanded
+    codes, weight, bits, top, *_ = index._documents.looked_up()
     queries = torch.randint(-127, 128, (q, dim), dtype=torch.int8, generator=torch.Generator().manual_seed(q))
     queries[0] = 0
     sums = queries.long() @ values(codes, bits, top, dim).long().t()
     expected = (sums.float() * weight).sort(dim=1, descending=True, stable=True)
     for k in (1, 10, n):
-        scores, rows = native.best_of_codes(queries, expanded, k)
+        scores, rows = native.best_of_codes(queries, index._documents, k)
         assert torch.equal(scores, expected.values[:, : min(k, n)])
         assert torch.equal(rows, expected.indices[:, : min(k, n)])
 
@@ -68,7 +67,7 @@ def test_codes_of_a_trellis_are_expanded_in_parts(integer, monkeypatch) -> None:
     index = documents("trellis-1.5bit-60d", 500, 70)
     queries = np.random.default_rng(5).standard_normal((4, 70)).astype(np.float32)
     whole, some = index.best(queries, 20, integer), index.best(queries, 20, integer, np.arange(3, 450, 2))
-    monkeypatch.setattr(packed_scores, "LEVELS_AT_ONCE", 97 * 60)
+    monkeypatch.setattr(native, "LEVELS_AT_ONCE", 97 * 60)
     for expected, rows in ((whole, None), (some, np.arange(3, 450, 2))):
         best = index.best(queries, 20, integer, rows)
         assert torch.equal(best.rows, expected.rows)
