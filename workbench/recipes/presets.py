@@ -61,8 +61,8 @@ MINILM_FULL = Recipe(
         learning_rate=5e-4,  # latent weights have to cross rounding thresholds; 8e-4 was used for 3000 steps
         warmup_share=0.05,
         max_length=128,
-        # Vectors alone: attention relations take a quarter of a step; with them 200 steps from scratch end 2 % lower, 200 more
-        # of a trained model alike.
+        # Vectors alone: attention relations take a quarter of a step; with them 200 steps from scratch end 2 % lower, 200
+        # more of a trained model alike.
         regression_weight=5.0,
         contrastive_weight=0.02,  # hardly any: with 32 pairs InfoNCE is solved at once
         similarity_weight=0.1,
