@@ -24,12 +24,13 @@ def best_of_codes(queries_QD: Tensor, documents: Documents, k: int) -> tuple[Ten
     """
     if documents.trellis is not None:
         return _best_of_parts(queries_QD, documents, k)
+    queries_QD = queries_QD.contiguous()  # bound to a name, so that it lives until the call returns
     k = min(k, len(documents.codes_NB))
     scores_QK = torch.empty(len(queries_QD), k)
     rows_QK = torch.empty(len(queries_QD), k, dtype=torch.int64)
     if scores_QK.numel():
         library.native().bitembed_search(
-            library.pointer(queries_QD.contiguous()),
+            library.pointer(queries_QD),
             len(queries_QD),
             library.pointer(documents.codes_NB),
             library.pointer(documents.weight_N),

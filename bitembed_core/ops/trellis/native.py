@@ -13,32 +13,27 @@ def encode(targets_ND: Tensor, trellis: Trellis) -> Tensor:
     Raises:
         MemoryError: not enough memory for the paths.
     """
-    n, dim = targets_ND.shape
-    codes = torch.empty(n, trellis.code_bytes(dim), dtype=torch.uint8)
-    library.native().bitembed_trellis_encode(
-        library.pointer(targets_ND.contiguous()),
-        n,
-        dim,
-        trellis.step_bits,
-        trellis.step_values,
-        library.pointer(trellis.levels_WV),
-        library.pointer(codes),
-        library.threads(),
-    )
-    return codes
+    dim = targets_ND.shape[1]
+    return _run("encode", targets_ND, dim, trellis, trellis.code_bytes(dim))
 
 
 def levels(codes_NB: Tensor, dim: int, trellis: Trellis) -> Tensor:
     """See `reference.levels`."""
-    out_ND = torch.empty(len(codes_NB), dim, dtype=torch.uint8)
-    library.native().bitembed_trellis_levels(
-        library.pointer(codes_NB.contiguous()),
-        len(codes_NB),
+    return _run("levels", codes_NB, dim, trellis, dim)
+
+
+def _run(operation: str, x_NI: Tensor, dim: int, trellis: Trellis, width: int) -> Tensor:
+    """What the operation writes for x's rows, uint8 (n, width)."""
+    x_NI = x_NI.contiguous()  # bound to a name, so that it lives until the call returns
+    out_NO = torch.empty(len(x_NI), width, dtype=torch.uint8)
+    getattr(library.native(), f"bitembed_trellis_{operation}")(
+        library.pointer(x_NI),
+        len(x_NI),
         dim,
         trellis.step_bits,
         trellis.step_values,
         library.pointer(trellis.levels_WV),
-        library.pointer(out_ND),
+        library.pointer(out_NO),
         library.threads(),
     )
-    return out_ND
+    return out_NO

@@ -101,6 +101,19 @@ def test_threads_change_nothing(threads) -> None:
     assert torch.equal(found[1], expected[1])
 
 
+def test_strided_queries_are_copied_for_as_long_as_they_are_read() -> None:
+    """A copy of so many bytes goes back to the system as soon as nothing holds it."""
+    index = documents("int2", 3, 400)
+    queries = torch.randint(
+        -127, 128, (100_000, 400), dtype=torch.int8, generator=torch.Generator().manual_seed(1)
+    )
+    found, expected = (
+        native.best_of_codes(q, index._documents, 2) for q in (queries.T.contiguous().T, queries)
+    )
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
 def test_no_queries_and_no_documents() -> None:
     index = documents("binary", 20, 8)
     assert index.best(np.zeros((0, 8), dtype=np.float32), 3).rows.shape == (0, 3)

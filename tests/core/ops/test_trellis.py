@@ -78,6 +78,17 @@ def test_native_codes_are_the_references(name, isa) -> None:
     assert reference.encode(torch.empty(0, 9, dtype=torch.int16), code).shape == (0, code.code_bytes(9))
 
 
+@needs_library
+def test_strided_codes_are_copied_for_as_long_as_they_are_read() -> None:
+    """A copy of so many bytes goes back to the system as soon as nothing holds it."""
+    code = TRELLISES["trellis-2bit"].trellis
+    generator = torch.Generator().manual_seed(3)
+    codes = torch.randint(0, 256, (10_000, 4000), dtype=torch.uint8, generator=generator)
+    strided = codes.T.contiguous().T
+    assert not strided.is_contiguous()
+    assert torch.equal(native.levels(strided, 16_000, code), native.levels(codes, 16_000, code))
+
+
 @pytest.mark.parametrize(
     ("name", "distortion", "of_single_values"),
     [("trellis-2bit", 0.087, 0.1175), ("trellis-1.5bit", 0.160, 0.1902), ("trellis-1bit", 0.298, 0.3634)],
