@@ -30,13 +30,13 @@ from bitembed_core.checkpoints.quantization import (
     settings_of,
 )
 from bitembed_core.checkpoints.tensor_files import (
+    map_file,
     map_tensors,
     read_tensors,
-    refuse_pickle,
     refuse_pickled_folder,
-    stream_tensor,
-    tensor_dtypes,
+    tensor_bytes,
     tensor_names,
+    verify_digest,
     verify_digests,
     write_tensors,
 )
@@ -188,7 +188,6 @@ def _load_packed(folder: Path) -> PreTrainedModel:
     (path, *others) = _weight_files(folder, "packed")
     if others:
         raise ValueError(f"{folder} has {1 + len(others)} weight files; a packed model has one")
-    refuse_pickle(path)
     with ThreadPoolExecutor(max_workers=1) as checker:  # the file is checked while the model is built
         intact = checker.submit(_check_file, path, settings)
         model = empty_backbone(folder)
@@ -196,7 +195,17 @@ def _load_packed(folder: Path) -> PreTrainedModel:
         tensors = map_tensors(path, mapped=is_table)
         expected = model.state_dict()
         fit(expected, tensors, str(folder))
-        intact.result()
+        try:
+            _fill(model, tensors, expected, folder)
+        finally:
+            intact.result()  # a wrong checksum explains whatever was found
+    return model
+
+
+def _fill(
+    model: PreTrainedModel, tensors: dict[str, Tensor], expected: Mapping[str, Tensor], folder: Path
+) -> None:
+    """Make tensors that fit, once they have been looked at, those of the model, in the types that are `expected`."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not is_table(name):
             tensors[name] = tensor.to(expected[name].dtype)
@@ -208,17 +217,16 @@ def _load_packed(folder: Path) -> PreTrainedModel:
             check_packed(tensors[f"{name}.weight"], name)
     _take_over(model, tensors)
     freeze(model)
-    return model
 
 
 def _check_file(path: Path, settings: QuantizationSettings) -> None:
-    """The checksum, and the codes of the tables: read in pieces and not mapped, so that they do not stay in memory."""
-    verify_digests([path], required=settings.version > 1)
+    """The checksum, and the codes of the tables."""
+    bytes_N = map_file(path)
+    verify_digest(path, bytes_N, required=settings.version > 1)
     if settings.token_table in ("int8", "int4"):
-        for name, dtype in tensor_dtypes(path).items():
+        for name, (dtype, stored) in tensor_bytes(path, bytes_N).items():
             if is_table(name) and not dtype.is_floating_point:
-                for piece in stream_tensor(path, name):
-                    check_codes(piece, "int8" if dtype == torch.int8 else "int4")
+                check_codes(stored, "int8" if dtype == torch.int8 else "int4")
 
 
 def _take_over(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ DIGESTS: dict[str, Callable[[], Any]] = {
     DIGEST_KEY: xxhash.xxh3_128,
     "sha256": hashlib.sha256,
 }  # the latter until version 2
-READ_AT_ONCE = 1 << 22
 READABLE_BY_ALL = 0o644
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 DTYPES = {
@@ -51,7 +51,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     nothing = "0" * len(DIGESTS[DIGEST_KEY]().hexdigest())
     save_file(contiguous, path, metadata={"format": "pt", **metadata, DIGEST_KEY: nothing})
-    digest = file_digest(path, DIGEST_KEY, nothing)
+    digest = file_digest(map_file(path), DIGEST_KEY, nothing)
     with path.open("r+b") as file:
         file.seek(_header(path).index(nothing.encode()))
         file.write(digest.encode())
@@ -66,15 +66,11 @@ def read_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for path in paths:
-        refuse_pickle(path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    if name in tensors:
-                        raise ValueError(f"{path} repeats the tensor {name} of another file")
-                    tensors[name] = file.get_tensor(name)
-        except (SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{path} is damaged or cut short: {error}") from error
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                if name in tensors:
+                    raise ValueError(f"{path} repeats the tensor {name} of another file")
+                tensors[name] = file.get_tensor(name)
     return tensors
 
 
@@ -88,10 +84,9 @@ def map_tensors(path: Path, mapped: Callable[[str], bool]) -> dict[str, Tensor]:
     """
     tensor_names([path])  # which checks the header
     base, entries = _entries(path)
-    with path.open("rb") as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        tensors = {}
+    whole = map_file(path).numpy()
+    tensors = {}
+    with path.open("rb") as file:
         for name, entry in entries.items():
             begin, end = entry["data_offsets"]
             dtype = DTYPES.get(entry["dtype"])
@@ -108,33 +103,12 @@ def map_tensors(path: Path, mapped: Callable[[str], bool]) -> dict[str, Tensor]:
     return tensors
 
 
-def stream_tensor(path: Path, name: str) -> Iterator[Tensor]:
-    """The bytes of one tensor in pieces, as uint8, without keeping them in memory."""
-    base, entries = _entries(path)
-    begin, end = entries[name]["data_offsets"]
-    with path.open("rb") as file:
-        file.seek(base + begin)
-        for start in range(begin, end, READ_AT_ONCE):
-            piece = bytearray(min(READ_AT_ONCE, end - start))
-            file.readinto(piece)
-            yield torch.frombuffer(piece, dtype=torch.uint8)
-
-
-def tensor_dtypes(path: Path) -> dict[str, torch.dtype]:
-    """Name -> type of the tensors in a file that was validated before."""
-    return {name: DTYPES[entry["dtype"]] for name, entry in _entries(path)[1].items()}
-
-
 def tensor_names(paths: Iterable[Path]) -> set[str]:
     """Names of the tensors in all the files; ValueError as in `read_tensors`, without looking at the data."""
     names: set[str] = set()
     for path in paths:
-        refuse_pickle(path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                names |= set(file.keys())
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or cut short: {error}") from error
+        with _opened(path) as file:
+            names |= set(file.keys())
     return names
 
 
@@ -173,33 +147,73 @@ def verify_digests(paths: Iterable[Path], required: bool = False) -> None:
         ValueError: they differ, or there is none although it is `required`.
     """
     for path in paths:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        kind = next((kind for kind in DIGESTS if kind in metadata), None)
-        if kind is None:
-            if required:
-                raise ValueError(
-                    f"{path} has no checksum in its header: bitembed did not write it, or it is damaged"
-                )
-        elif not re.fullmatch("([0-9a-f]{32}){1,2}", metadata[kind]) or (
-            file_digest(path, kind, metadata[kind]) != metadata[kind]
-        ):
+        verify_digest(path, map_file(path), required)
+
+
+def verify_digest(path: Path, bytes_N: Tensor, required: bool = False) -> None:
+    """`verify_digests` of one file that is mapped already."""
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    kind = next((kind for kind in DIGESTS if kind in metadata), None)
+    if kind is None:
+        if required:
             raise ValueError(
-                f"{path} is damaged: its content does not match the checksum in its header; fetch it again"
+                f"{path} has no checksum in its header: bitembed did not write it, or it is damaged"
             )
+    elif not re.fullmatch("([0-9a-f]{32}){1,2}", metadata[kind]) or (
+        file_digest(bytes_N, kind, metadata[kind]) != metadata[kind]
+    ):
+        raise ValueError(
+            f"{path} is damaged: its content does not match the checksum in its header; fetch it again"
+        )
 
 
-def file_digest(path: Path, kind: str, written: str) -> str:
-    """Checksum of a safetensors file in whose header the checksum itself, now `written`, is replaced by zeros."""
-    header = _header(path)
+def file_digest(bytes_N: Tensor, kind: str, written: str) -> str:
+    """Checksum of a safetensors file in whose header the checksum itself, now `written`, is replaced by zeros.
+
+    All that follows the header is one call, which leaves Python to other threads.
+    """
+    base = 8 + int.from_bytes(bytes(bytes_N[:8].tolist()), "little")
+    header = bytes_N[:base].numpy().tobytes()
     digest = DIGESTS[kind]()
     digest.update(header.replace(written.encode(), b"0" * len(written), 1))
-    block = bytearray(READ_AT_ONCE)
-    with path.open("rb") as file:
-        file.seek(len(header))
-        while size := file.readinto(block):
-            digest.update(memoryview(block)[:size])
+    digest.update(bytes_N[base:].numpy())
     return digest.hexdigest()
+
+
+def map_file(path: Path) -> Tensor:
+    """The bytes of a file, uint8 (n,), read when they are looked at; with the tensor they leave memory again.
+
+    Raises:
+        ValueError: there is no such file, or it is empty or a pickle.
+    """
+    refuse_pickle(path)
+    if not os.path.getsize(path):
+        raise ValueError(f"{path} is damaged or cut short: it is empty")
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=torch.uint8)
+
+
+def tensor_bytes(path: Path, bytes_N: Tensor) -> dict[str, tuple[torch.dtype, Tensor]]:
+    """Name -> type and bytes of the tensors in a mapped file that was validated before."""
+    base, entries = _entries(path)
+    found = {}
+    for name, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        found[name] = (DTYPES[entry["dtype"]], bytes_N[base + begin : base + end])
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """safetensors' view of a file; ValueError where it is missing, damaged or a pickle."""
+    refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
 
 
 def _entries(path: Path) -> tuple[int, dict[str, Any]]:

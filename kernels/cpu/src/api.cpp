@@ -91,7 +91,7 @@ const Kernels& kernels() {
 
 template <class Bad>
 int any_byte(const uint8_t* bytes, int64_t n, int threads, Bad bad) {
-    constexpr int64_t CHUNK = 1 << 18;
+    constexpr int64_t CHUNK = 1 << 18, BYTES_OF_ONE_THREAD = 1 << 20;
     std::atomic<int> found{0};
     auto work = [&](bitembed::Team& team, int thread) {
         for (int64_t c; (c = team.next(0, thread, (n + CHUNK - 1) / CHUNK)) >= 0;) {
@@ -101,7 +101,7 @@ int any_byte(const uint8_t* bytes, int64_t n, int threads, Bad bad) {
             if (any) found.store(1, std::memory_order_relaxed);
         }
     };
-    bitembed::run_team(threads, 1, work);
+    bitembed::run_team(n > BYTES_OF_ONE_THREAD ? threads : 1, 1, work);
     return found.load();
 }
 
