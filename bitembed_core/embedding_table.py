@@ -65,7 +65,7 @@ class QuantizedEmbedding(nn.Module):
         scale = None
         if precision != "float16":
             groups = -(-dimension // GROUP[precision])
-            scale = torch.zeros(rows, groups, dtype=torch.float16, device=device)
+            scale = torch.empty(rows, groups, dtype=torch.float16, device=device)
         self.register_buffer("scale", scale)
 
     @classmethod

@@ -156,16 +156,21 @@ def check_numbers(tensors: Mapping[str, Tensor]) -> None:
         ValueError: one is NaN, infinite or (a scale) negative.
     """
     scales = {name: t for name, t in tensors.items() if name.endswith(("weight_scale", ".scale"))}
+    alone = {name: t for name, t in scales.items() if t.numel() > 1}
     vectors = {
         name: t for name, t in tensors.items() if name not in scales and t.is_floating_point() and t.dim() < 2
     }
+    found = [name for name, scale in alone.items() if not _is_scale(scale)]
     # Together at first: there are hundreds, most of them short.
-    if vectors and not torch.isfinite(torch.cat([t.flatten().float() for t in vectors.values()])).all():
-        name = next(name for name, t in vectors.items() if not torch.isfinite(t).all())
-        raise ValueError(f"{name} is NaN, infinite or negative: the file is damaged")
-    for name, scale in scales.items():
-        if not _is_scale(scale):
-            raise ValueError(f"{name} is NaN, infinite or negative: the file is damaged")
+    for group, fine in ((scales.keys() - alone.keys(), _is_scale), (vectors.keys(), _is_finite)):
+        if group and not fine(torch.cat([tensors[name].flatten().float() for name in group])):
+            found += [name for name in sorted(group) if not fine(tensors[name])]
+    if found:
+        raise ValueError(f"{found[0]} is NaN, infinite or negative: the file is damaged")
+
+
+def _is_finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())
 
 
 def _is_scale(scale: Tensor) -> bool:
@@ -173,7 +178,7 @@ def _is_scale(scale: Tensor) -> bool:
     if scale.dtype == torch.float16:  # a table has millions: as integers they need one look and no copy
         low, high = torch.aminmax(scale.detach().view(torch.int16))
         return bool(low >= 0) and bool(high < INFINITY_OF_FLOAT16)
-    return bool(torch.isfinite(scale).all()) and not bool((scale < 0).any())
+    return _is_finite(scale) and not bool((scale < 0).any())
 
 
 def _floating_point_linears(model: PreTrainedModel) -> list[str]:

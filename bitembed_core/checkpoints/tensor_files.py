@@ -86,19 +86,20 @@ def map_tensors(path: Path, mapped: Callable[[str], bool]) -> dict[str, Tensor]:
     base, entries = _entries(path)
     whole = map_file(path).numpy()
     tensors = {}
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         for name, entry in entries.items():
             begin, end = entry["data_offsets"]
             dtype = DTYPES.get(entry["dtype"])
             if dtype is None or begin == end:
                 raise ValueError(f"{path}: the tensor {name} is empty or of type {entry['dtype']}")
-            count = (end - begin) // dtype.itemsize
             if mapped(name):
+                count = (end - begin) // dtype.itemsize
                 tensor = torch.frombuffer(whole, dtype=dtype, count=count, offset=base + begin)
             else:
-                tensor = torch.empty(count, dtype=dtype)
+                stored = torch.empty(end - begin, dtype=torch.uint8)
                 file.seek(base + begin)
-                file.readinto(tensor.view(torch.uint8).numpy().data)
+                file.readinto(stored.numpy().data)
+                tensor = stored.view(dtype)
             tensors[name] = tensor.reshape(entry["shape"])
     return tensors
 
