@@ -37,6 +37,7 @@ from bitembed_core.embedding_table import TablePrecision, round_token_table
 from bitembed_core.files import read_json
 from bitembed_core.ops import library
 from bitembed_core.ops.encoder import NotDescribed, OwnEncoder, own_encoder
+from bitembed_core.output_map import OutputMap
 from bitembed_core.pooling import PoolingMode, pool
 from bitembed_core.storage import StorageFormat
 from bitembed_core.storage.rotation import Rotation
@@ -65,6 +66,8 @@ class BitEmbedder:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(device).eval()
         self.settings = settings
+        self._check_dimension("output map", settings.output_map)
+        self._check_dimension("rotation", settings.rotation)
         self._load_tokenizer: Callable[[], Tokenizer] | None = None
         if isinstance(tokenizer, Tokenizer):
             self._tokenizer = self._ready(tokenizer)
@@ -169,11 +172,24 @@ class BitEmbedder:
 
     @rotation.setter
     def rotation(self, rotation: Rotation | None) -> None:
-        if rotation is not None and rotation.dim != self.dimension:
-            raise ValueError(
-                f"the model's vectors have {self.dimension} dimensions, the rotation {rotation.dim}"
-            )
+        self._check_dimension("rotation", rotation)
         self.settings.rotation = rotation
+
+    @property
+    def output_map(self) -> OutputMap | None:
+        """What makes embeddings of what is pooled, before they are rotated: dense layers, or a map to a teacher's embeddings
+        (`OutputMap.fit`); saved with the model.
+        """
+        return self.settings.output_map
+
+    @output_map.setter
+    def output_map(self, output_map: OutputMap | None) -> None:
+        self._check_dimension("output map", output_map)
+        self.settings.output_map = output_map
+
+    def _check_dimension(self, what: str, part: OutputMap | Rotation | None) -> None:
+        if part is not None and part.dim != self.dimension:
+            raise ValueError(f"the model's vectors have {self.dimension} dimensions, the {what} {part.dim}")
 
     @property
     def is_ternary(self) -> bool:
@@ -230,7 +246,7 @@ class BitEmbedder:
 
     def pooled(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Embeddings (B, d) of texts with these `token_states`."""
-        return self._rotated(F.normalize(pool(states_BTD, mask_BT, self.pooling), dim=-1))
+        return self._mapped(F.normalize(pool(states_BTD, mask_BT, self.pooling), dim=-1))
 
     def encode(
         self,
@@ -341,7 +357,7 @@ class BitEmbedder:
         for rows in batches:
             batch = [ids[row] for row in rows]
             embedded = (
-                self._rotated(encoder.encode(batch)) if encoder is not None else self.embed(self._pad(batch))
+                self._mapped(encoder.encode(batch)) if encoder is not None else self.embed(self._pad(batch))
             )
             vectors[rows] = embedded.cpu()
             progress(len(rows))
@@ -353,8 +369,11 @@ class BitEmbedder:
             )
         return vectors
 
-    def _rotated(self, x_BD: Tensor) -> Tensor:
-        return x_BD if self.rotation is None else self.rotation(x_BD)
+    def _mapped(self, x_BD: Tensor) -> Tensor:
+        """What is pooled as the model's output map and rotation, where it has them, make it."""
+        for part in (self.output_map, self.rotation):
+            x_BD = x_BD if part is None else part(x_BD)
+        return x_BD
 
     def _use_kernel(self, name: str) -> None:
         self._kernel = use_kernel(self.model, name)

@@ -11,8 +11,9 @@ def weights_fingerprint(embedder: BitEmbedder) -> str:
     """The sha256 of a model's tensors by name, type, shape and bytes, wherever they lie."""
     digest = hashlib.sha256()
     tensors = dict(embedder.model.state_dict())
-    if embedder.rotation is not None:
-        tensors["rotation"] = embedder.rotation.matrix
+    for name, part in (("output_map", embedder.output_map), ("rotation", embedder.rotation)):
+        if part is not None:
+            tensors[name] = part.matrix
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -1,15 +1,20 @@
 """The files that make a model folder a sentence-transformers model: modules, pooling, prompts, maximal length."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from bitembed_core.checkpoints.provenance import Provenance
 from bitembed_core.files import read_json, write_json
+from bitembed_core.output_map import OutputMap
 from bitembed_core.pooling import POOLING_MODES, PoolingMode
 from bitembed_core.storage.rotation import Rotation
 
@@ -17,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 MODULES = "modules.json"
 POOLING_FOLDER = "1_Pooling"
-ROTATION_FOLDER = "2_Dense"
 FLAGS: dict[PoolingMode, str] = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
@@ -35,6 +39,7 @@ class SentenceSettings:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    output_map: OutputMap | None = None  # of what is pooled
     rotation: Rotation | None = None  # of the embeddings, before they are rounded
 
 
@@ -59,16 +64,18 @@ def read_settings(folder: Path, is_decoder: bool, longest: int) -> SentenceSetti
     Raises:
         ValueError: a pooling mode or a module that BitEmbedder does not have.
     """
-    pooling, rotation = None, None
+    pooling: PoolingMode | None = None
+    matrices: list[Tensor] = []
     if (folder / MODULES).is_file():
-        pooling, rotation = _read_modules(folder)
+        pooling, matrices = _read_modules(folder)
     elif (folder / POOLING_FOLDER / "config.json").is_file():
         pooling = _read_pooling(folder / POOLING_FOLDER / "config.json")
     settings = default_settings(str(folder), pooling, is_decoder, longest)
     if (folder / "sentence_bert_config.json").is_file():
         length = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
         settings.max_length = min(length or settings.max_length, longest)
-    settings.provenance, settings.rotation = Provenance.read(folder), rotation
+    settings.provenance = Provenance.read(folder)
+    settings.output_map, settings.rotation = _of_dense(matrices, str(folder))
     if (folder / "config_sentence_transformers.json").is_file():
         saved = read_json(folder / "config_sentence_transformers.json")
         settings.prompts = saved.get("prompts") or {}
@@ -80,9 +87,11 @@ def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> 
     """Write `settings` in the form that every release of sentence-transformers since 2.2 reads, and the history."""
     settings.provenance.write(folder)
     kinds = [("", "Transformer"), (POOLING_FOLDER, "Pooling")]
-    if settings.rotation is not None:
-        kinds.append((ROTATION_FOLDER, "Dense"))
-        _write_rotation(folder / ROTATION_FOLDER, settings.rotation)
+    for part in (settings.output_map, settings.rotation):
+        if part is not None:
+            path = f"{len(kinds)}_Dense"
+            kinds.append((path, "Dense"))
+            _write_dense(folder / path, part.matrix)
     normalize = f"{len(kinds)}_Normalize"
     kinds.append((normalize, "Normalize"))
     (folder / normalize).mkdir()
@@ -108,47 +117,64 @@ def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> 
     )
 
 
-def _read_modules(folder: Path) -> tuple[PoolingMode | None, Rotation | None]:
-    pooling, rotation = None, None
+def _read_modules(folder: Path) -> tuple[PoolingMode | None, list[Tensor]]:
+    """The pooling, and the matrices (in, out) of the dense layers."""
+    pooling, matrices = None, []
     for module in read_json(folder / MODULES):
         kind = module["type"].rpartition(".")[2]
         if kind == "Pooling":
             pooling = _read_pooling(folder / module["path"] / "config.json")
-        elif kind == "Dense" and rotation is None:
-            rotation = _read_rotation(folder / module["path"])
+        elif kind == "Dense":
+            matrices.append(_read_dense(folder / module["path"]))
         elif kind not in ("Transformer", "Normalize"):
             raise ValueError(
-                f"{folder / MODULES} lists a {kind} module; BitEmbedder has Transformer, Pooling, one rotation (Dense) and "
-                "Normalize only"
+                f"{folder / MODULES} lists a {kind} module; BitEmbedder has Transformer, Pooling, Dense and Normalize only"
             )
-    return pooling, rotation
+    return pooling, matrices
 
 
-def _write_rotation(folder: Path, rotation: Rotation) -> None:
+def _of_dense(matrices: list[Tensor], where: str) -> tuple[OutputMap | None, Rotation | None]:
+    """What dense layers, one after the other, amount to: a last one that is orthogonal is the rotation of a model."""
+    rotation = None
+    if matrices:
+        with suppress(ValueError):
+            rotation = Rotation(matrices[-1])
+    rest = matrices if rotation is None else matrices[:-1]
+    if not rest:
+        return None, rotation
+    try:
+        return OutputMap(reduce(torch.matmul, rest)), rotation
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the Dense modules of {where} are no map of its embeddings onto as many components: {error}"
+        ) from error
+
+
+def _write_dense(folder: Path, matrix: Tensor) -> None:
     """As a Dense module, `x -> x W^T`, which every release of sentence-transformers applies."""
     folder.mkdir()
     write_json(
         folder / "config.json",
         {
-            "in_features": rotation.dim,
-            "out_features": rotation.dim,
+            "in_features": matrix.shape[0],
+            "out_features": matrix.shape[1],
             "bias": False,
             "activation_function": "torch.nn.modules.linear.Identity",
         },
     )
-    save_file({"linear.weight": rotation.matrix.t().contiguous()}, folder / "model.safetensors")
+    save_file({"linear.weight": matrix.t().contiguous()}, folder / "model.safetensors")
 
 
-def _read_rotation(folder: Path) -> Rotation:
+def _read_dense(folder: Path) -> Tensor:
     try:
         config = read_json(folder / "config.json")
         if config.get("bias") or not str(config.get("activation_function")).endswith(".Identity"):
             raise ValueError("it has a bias or an activation function")
         (weight,) = load_file(folder / "model.safetensors").values()
-        return Rotation(weight.float().t().contiguous())
+        return weight.float().t().contiguous()
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{folder} is a Dense module, of which BitEmbedder has rotations only: {error}"
+            f"{folder} is a Dense module, of which BitEmbedder has plain matrices only: {error}"
         ) from error
 
 

@@ -27,7 +27,10 @@ from bitembed_core.ops import library
 from bitembed_core.ops.packed_scores import PackedScores
 from workbench.environment import environment
 
-FORMATS = ("int8", "int4-fitted", "int2-fitted", "ternary-fitted", "binary-fitted", "binary")
+FORMATS = (
+    *("int8", "int4-fitted", "int2-fitted", "ternary-fitted", "binary-fitted", "binary"),
+    *("trellis-2bit", "trellis-1bit"),
+)
 CHECKED = 20_000
 QUIET_SECONDS = 0.05  # until the threads of the way before sleep
 

@@ -70,6 +70,10 @@ class DistillConfig(TrainingConfig):
     spread_out_weight: float = option(
         0.0, "weight of the spread-out regulariser (EmbeddingGemma; paper: none)"
     )
+    output_map_texts: int = option(
+        0,
+        "texts on which the trained student's embeddings are mapped to the teacher's; 0 for no map (paper: none)",
+    )
 
 
 def distill(config: DistillConfig) -> Iterator[Record]:
@@ -95,4 +99,5 @@ def distill_stage(config: DistillConfig) -> Stage:
         config.rotation,
         fewest_kept(config.bits),
         config.teacher_vectors,
+        config.output_map_texts,
     )

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bitembed_core import BitEmbedder
+from bitembed_core.checkpoints.layouts import Layout
 from bitembed_core.conversion import annealed, bit_linears
 from workbench.recipes.batches import BatchSchedule, ExampleBatch
 from workbench.recipes.checkpoints import load_checkpoint, save_checkpoint, trained_parameters
@@ -30,6 +31,7 @@ from workbench.recipes.forward import (
     tokenize_batch,
 )
 from workbench.recipes.imitated import Imitated
+from workbench.recipes.mapped import check_mappable, map_to_teacher
 from workbench.recipes.objective import Objective
 from workbench.recipes.optimizer import (
     learning_rate_factor,
@@ -62,7 +64,8 @@ class Training:
     micro-batches' losses, each with its own in-batch negatives. For more negatives take more processes, not
     more micro-batches.
 
-    `teacher_vectors` is a folder that keeps the teacher's vectors of the texts.
+    `teacher_vectors` is a folder that keeps the teacher's vectors of the texts. With `mapped_texts` the trained student's
+    vectors are mapped to the teacher's, as its vectors of these texts have it.
     """
 
     stage: str
@@ -75,6 +78,7 @@ class Training:
     teacher: BitEmbedder | None = None
     dev_set: DevSet | None = None
     teacher_vectors: Path | None = None
+    mapped_texts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.stages_before = list(self.student.provenance.stages)
@@ -84,6 +88,8 @@ class Training:
                 f"batch_size {self.config.batch_size} does not divide into {self.config.accumulation} "
                 f"micro-batches on {world_size()} processes"
             )
+        if self.mapped_texts:
+            check_mappable(self.student, self.teacher, self.mapped_texts)
         layers = self._check_teacher(self.teacher) if self.teacher is not None else None
         student_layer, teacher_layer = layers or (None, None)
         self.dtype = forward_dtype(self.config.precision, self.accelerator.device)
@@ -301,7 +307,8 @@ class Training:
         settings = {name: getattr(self.config, name) for name in kept}
         data = {"data": ", ".join(f"{s.name} ({s.size})" for s in self.schedule.sources)}
         taught = {"teacher": self.teacher.provenance.base_model} if self.teacher is not None else {}
-        return {"stage": self.stage, **data, **taught, **settings}
+        mapped = {"output map fitted to": f"{len(self.mapped_texts)} texts"} if self.mapped_texts else {}
+        return {"stage": self.stage, **data, **taught, **settings, **mapped}
 
     @property
     def folders(self) -> Record:
@@ -311,13 +318,17 @@ class Training:
 
     def export(self) -> None:
         """Write the embedder to its folders, as far as they are not there."""
+        folders: dict[Layout, Path] = {"latent": self.run.latent}
+        if self.student.is_ternary:
+            folders["packed"] = self.run.model
+        missing = {layout: folder for layout, folder in folders.items() if not folder.exists()}
         with self.whole_copies.copy(self.encoder) as student:
-            if self.accelerator.is_main_process:
+            if self.accelerator.is_main_process and missing:
                 student.provenance.stages = [*self.stages_before, self.description]
-                if not self.run.latent.exists():
-                    student.save_pretrained(self.run.latent, layout="latent")
-                if student.is_ternary and not self.run.model.exists():
-                    student.save_pretrained(self.run.model, layout="packed")
+                if self.mapped_texts and self.teacher is not None:
+                    map_to_teacher(student, self.teacher, self.mapped_texts, self.config.max_length)
+                for layout, folder in missing.items():
+                    student.save_pretrained(folder, layout=layout)
         self.accelerator.wait_for_everyone()
 
     def report_layers(self, step: int) -> None:

@@ -65,7 +65,8 @@ class Stage:
     `teacher` is the model to imitate and to mine negatives with, as the catalog names it. Without a `conversion` the
     backbone is trained as it is. The student's vectors are turned by `rotation`, and so are a teacher's that have none of
     their own; "none" keeps the backbone's. Formats will keep the first `rotation_keeps` of "principal" axes, None
-    for all. `teacher_vectors` is the folder that keeps the teacher's.
+    for all. `teacher_vectors` is the folder that keeps the teacher's. After the last step the student's vectors are mapped
+    to the teacher's, by those of `output_map_texts` texts, unless that is 0.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Stage:
     rotation: RotationKind = "none"
     rotation_keeps: int | None = None
     teacher_vectors: str | None = None
+    output_map_texts: int = 0
 
 
 def run_stage(stage: Stage) -> Iterator[Record]:
@@ -148,8 +150,9 @@ def prepare(stage: Stage) -> Training:
         teacher.rotation = student.rotation  # or imitating its vectors would undo the student's
     run, objective = Run(Path(config.out)), Objective.of(config)
     kept = None if stage.teacher_vectors is None else Path(stage.teacher_vectors)
+    mapped = sample_texts(sources, stage.output_map_texts, config.seed) if stage.output_map_texts else []
     return Training(
-        stage.name, config, run, accelerator, schedule, objective, student, teacher, dev_set, kept
+        stage.name, config, run, accelerator, schedule, objective, student, teacher, dev_set, kept, mapped
     )
 
 

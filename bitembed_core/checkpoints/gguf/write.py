@@ -64,6 +64,10 @@ def write_model(
     if (kind == "f16") == bool(ternary):
         have = "ternary" if ternary else "in floating point"
         raise ValueError(f"the model is {have}, for which GGUF type {kind} is not meant; leave the type out")
+    if settings.output_map is not None:
+        raise ValueError(
+            "GGUF has no place for the map that makes the model's embeddings of what it pools (Dense modules)"
+        )
     if settings.rotation is not None:
         raise ValueError(
             "GGUF has no place for the rotation of the model's vectors; take it off (`embedder.rotation = None`, "

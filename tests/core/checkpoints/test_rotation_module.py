@@ -66,12 +66,18 @@ def test_what_is_refused(make_embedder, tiny_embedder, tmp_path) -> None:
         save_file(weights, dense / "model.safetensors")
         write_json(dense / "config.json", config)
 
-    save_file({"linear.weight": torch.ones(32, 32)}, dense / "model.safetensors")
-    refused("rotations only: the matrix is not orthogonal")
+    save_file({"linear.weight": torch.ones(8, 32)}, dense / "model.safetensors")
+    refused(
+        r"no map of its embeddings onto as many components: .* square float32 matrix, not torch.float32 \(32, 8\)"
+    )
+    save_file({"linear.weight": torch.full((32, 32), torch.nan)}, dense / "model.safetensors")
+    refused("NaN or infinite: damaged")
+    save_file({"linear.weight": torch.eye(8)}, dense / "model.safetensors")
+    refused("have 32 dimensions, the rotation 8")
     write_json(dense / "config.json", config | {"activation_function": "torch.nn.modules.activation.Tanh"})
-    refused("rotations only: it has a bias or an activation function")
+    refused("plain matrices only: it has a bias or an activation function")
     (dense / "model.safetensors").write_bytes(b"\0" * 40)
-    refused("rotations only")
+    refused("plain matrices only")
     decoder = make_embedder("qwen3")
     decoder.convert()
     decoder.rotation = ROTATION

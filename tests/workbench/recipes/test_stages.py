@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -179,6 +180,48 @@ def test_a_rotation_does_not_disturb_imitation_and_is_kept(
     assert packed.rotation is not None
     again = DistillConfig(out=str(tmp_path / "again"), **common | {"backbone": str(tmp_path / "turned")})
     assert next(distill(again))["regression"] == pytest.approx(turned[-1]["regression"], rel=0.5)
+
+
+def test_the_last_step_maps_the_students_embeddings_to_the_teachers(
+    tiny_model_folder: Path, tmp_path: Path, made_up_source: Any
+) -> None:
+    path = tmp_path / "many.jsonl"
+    rows = [{"query": e.query, "positive": e.positive} for e in made_up_source("many", 80, 0).examples]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {
+        **SMALL,
+        "backbone": str(tiny_model_folder),
+        "teacher": str(tiny_model_folder),
+        "triplets": str(path),
+        "hard_negatives": 0,
+        "rotation": "random",
+        "dev_every": None,
+    }
+    plain, mapped = (
+        list(distill(DistillConfig(out=str(tmp_path / f"m{count}"), output_map_texts=count, **common)))[-1]
+        for count in (0, 80)
+    )
+    texts = [text for row in rows for text in row.values()]
+    teacher_model = BitEmbedder.from_pretrained(tiny_model_folder, device="cpu")
+    for folder in ("latent", "model"):
+        without, with_map = (
+            BitEmbedder.from_pretrained(run[folder], device="cpu") for run in (plain, mapped)
+        )
+        assert without.output_map is None
+        assert with_map.output_map is not None
+        teacher_model.rotation = with_map.rotation
+        expected = teacher_model.encode(texts)
+        cosines = [(model.encode(texts) * expected).sum(axis=1).mean() for model in (without, with_map)]
+        assert 1 - cosines[1] < (1 - cosines[0]) / 5
+    assert "output map fitted to 80 texts" in (Path(mapped["model"]) / "README.md").read_text()
+    # After a kill between the two folders the missing one is the same again.
+    weights = (Path(mapped["model"]) / "2_Dense" / "model.safetensors").read_bytes()
+    shutil.rmtree(mapped["model"])
+    again = DistillConfig(out=str(tmp_path / "m80"), output_map_texts=80, resume=True, **common)
+    assert list(distill(again))[-1]["model"] == mapped["model"]
+    assert (Path(mapped["model"]) / "2_Dense" / "model.safetensors").read_bytes() == weights
+    with pytest.raises(ValueError, match="32 dimensions is fitted to at least as many texts"):
+        next(distill(DistillConfig(out=str(tmp_path / "few"), output_map_texts=20, **common)))
 
 
 def test_principal_axes_are_mixed_within_what_the_shortest_format_keeps(

@@ -1,0 +1,65 @@
+"""A linear map between pooling and normalisation: the dense layers of many sentence-transformers models, and what brings a
+student's embeddings closer to its teacher's once training is over.
+
+What ternary weights and few bits take from a student is in part the same for all texts, a stretching of some directions
+at the cost of others. That part a matrix undoes, and the best one follows from embeddings of both models.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from bitembed_core.similarity import unit_vectors
+
+RIDGE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class OutputMap:
+    """`x -> x W / |x W|`.
+
+    Args:
+        matrix: W, float32 (dim, dim).
+
+    Raises:
+        ValueError: a matrix that is not square or has values that are not finite.
+    """
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        W = self.matrix
+        if W.ndim != 2 or W.shape[0] != W.shape[1] or W.dtype != torch.float32:
+            raise ValueError(f"an output map is a square float32 matrix, not {W.dtype} {tuple(W.shape)}")
+        if not torch.isfinite(W).all():
+            raise ValueError("the output map has values that are NaN or infinite: damaged")
+
+    @property
+    def dim(self) -> int:
+        return len(self.matrix)
+
+    @classmethod
+    def fit(cls, x: Tensor, y: Tensor) -> Self:
+        """The map that brings embeddings x (n, dim) closest to the y (n, dim) of the same texts, held back a little.
+
+        It makes `|x W - y|^2 + r |W - 1|^2` least, over all of x and y at length 1, which has the closed form
+        `W = (x^T x + r)^-1 (x^T y + r)`; r is `RIDGE` times the mean eigenvalue of `x^T x`, so that directions of which few
+        texts have something stay as they are.
+
+        Raises:
+            ValueError: embeddings of different shapes, or fewer than `dim`.
+        """
+        if x.shape != y.shape or x.ndim != 2 or len(x) < x.shape[1]:
+            raise ValueError(
+                f"a map is fitted to as many embeddings on both sides and at least as many as they have components, "
+                f"not to {tuple(x.shape)} and {tuple(y.shape)}"
+            )
+        x, y = (unit_vectors(side.detach().cpu()).double() for side in (x, y))
+        held = RIDGE * len(x) / x.shape[1] * torch.eye(x.shape[1], dtype=torch.float64)
+        return cls(torch.linalg.solve(x.T @ x + held, x.T @ y + held).float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., dim) mapped, of length 1, in x's dtype."""
+        return unit_vectors(x.float() @ self.matrix.to(x.device)).to(x.dtype)
