@@ -69,6 +69,8 @@ def test_round_trip(tiny_embedder, sentences, stretched, tmp_path, layout, rotat
     tiny_embedder.output_map, tiny_embedder.rotation = stretched, rotation
     expected = tiny_embedder.encode(sentences)
     tiny_embedder.save_pretrained(tmp_path / "m", layout=layout)
+    made = "output map" if rotation is None else "output map, rotation"
+    assert f"| then | {made} |" in (tmp_path / "m" / "README.md").read_text()
     back = BitEmbedder.from_pretrained(tmp_path / "m", device="cpu")
     assert torch.equal(back.output_map.matrix, stretched.matrix)
     assert (back.rotation is None) == (rotation is None)
