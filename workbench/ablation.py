@@ -50,6 +50,7 @@ class Variant:
 
 NO_SCORE: Changes = {"similarity_weight": 0.0}
 NO_RELATIONS: Changes = {"relation_weight": 0.0}
+NO_IMITATION: Changes = {"regression_weight": 0.0, "output_map_texts": 0}
 VARIANTS: dict[str, Variant] = {
     WHOLE: Variant("the whole recipe", {}, {}),
     "no-subln": Variant("without the projection norms", {"sites": "none"}, {}),
@@ -57,15 +58,16 @@ VARIANTS: dict[str, Variant] = {
     "no-score": Variant("without score distillation", {}, NO_SCORE),
     "no-relations": Variant("without attention relations", {}, NO_RELATIONS),
     "no-distillation": Variant(
-        "without both, and without regression", {}, {**NO_SCORE, **NO_RELATIONS, "regression_weight": 0.0}
+        "without both, regression and output map", {}, {**NO_SCORE, **NO_RELATIONS, **NO_IMITATION}
     ),
+    "no-output-map": Variant("without the output map", {}, {"output_map_texts": 0}),
     "no-precisions": Variant(
         "trained for float vectors only", {}, {"bits": (16,), "float_queries_weight": 0.0}
     ),
     "fine-tuning-only": Variant(
         "stage 2 with labels only, from the backbone",
         {},
-        {**NO_SCORE, **NO_RELATIONS, "regression_weight": 0.0, "bits": (16,), "float_queries_weight": 0.0},
+        {**NO_SCORE, **NO_RELATIONS, **NO_IMITATION, "bits": (16,), "float_queries_weight": 0.0},
         stage_1=False,
     ),
 }

@@ -25,11 +25,10 @@ def stretched() -> OutputMap:
 
 
 def test_fit_is_the_least_squares_solution_held_back_to_the_identity() -> None:
-    """`|x W - y|^2 + r |W - 1|^2` is the squared error of one system: x over sqrt(r) 1 against y over sqrt(r) 1."""
+    """`|x W - y|^2 + 10 |W - 1|^2` is the squared error of one system: x over sqrt(10) 1 against y over sqrt(10) 1."""
     generator = np.random.default_rng(0)
     x, y = unit(generator.standard_normal((200, 7))), unit(generator.standard_normal((200, 7)))
-    r = 0.5 * 200 / 7  # vectors of length 1: their x^T x has the trace 200
-    anchor = np.sqrt(r) * np.eye(7)
+    anchor = np.sqrt(10) * np.eye(7)
     expected = np.linalg.lstsq(np.vstack([x, anchor]), np.vstack([y, anchor]), rcond=None)[0]
     fitted = OutputMap.fit(torch.from_numpy(3 * x), torch.from_numpy(y))  # lengths do not count
     np.testing.assert_allclose(fitted.matrix.numpy(), expected, atol=1e-6)
@@ -44,7 +43,7 @@ def test_fit_undoes_a_stretching() -> None:
     y = torch.nn.functional.normalize(y, dim=1)
     fitted = OutputMap.fit(x[:4000], y[:4000])
     before, after = ((side[4000:] * y[4000:]).sum(dim=1).mean() for side in (x, fitted(x)))
-    assert 1 - after < (1 - before) / 3
+    assert 1 - after < (1 - before) / 5
     assert torch.allclose(fitted(x).norm(dim=1), torch.ones(5000), atol=1e-5)
 
 
@@ -115,8 +114,8 @@ def test_what_is_refused(tiny_embedder, make_embedder, stretched, tmp_path) -> N
         OutputMap(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="NaN or infinite"):
         OutputMap(torch.full((4, 4), torch.inf))
-    for x, y in ((torch.ones(9, 4), torch.ones(8, 4)), (torch.ones(3, 4), torch.ones(3, 4))):
-        with pytest.raises(ValueError, match="fitted to as many embeddings on both sides"):
+    for x, y in ((torch.ones(9, 4), torch.ones(8, 4)), (torch.ones(0, 4), torch.ones(0, 4))):
+        with pytest.raises(ValueError, match="fitted to embeddings of the same texts"):
             OutputMap.fit(x, y)
     with pytest.raises(ValueError, match="have 32 dimensions, the output map 8"):
         tiny_embedder.output_map = OutputMap(torch.eye(8))

@@ -34,7 +34,9 @@ def test_a_variant_changes_what_its_name_says() -> None:
         "relation_weight",
         "regression_weight",
         "float_queries_weight",
+        "output_map_texts",
     }
+    assert differences("no-output-map") == {"output_map_texts": 0, "out": "x/no-output-map"}
     assert configurations(AblationConfig(), "fine-tuning-only")[0] is None
     with pytest.raises(ValueError, match="no variant 'no-luck'; choose among full, no-subln"):
         AblationConfig(variants=("full", "no-luck"))

@@ -89,7 +89,7 @@ class Training:
                 f"micro-batches on {world_size()} processes"
             )
         if self.mapped_texts:
-            check_mappable(self.student, self.teacher, self.mapped_texts)
+            check_mappable(self.student, self.teacher)
         layers = self._check_teacher(self.teacher) if self.teacher is not None else None
         student_layer, teacher_layer = layers or (None, None)
         self.dtype = forward_dtype(self.config.precision, self.accelerator.device)

@@ -12,16 +12,12 @@ from bitembed_core.output_map import OutputMap
 logger = logging.getLogger("bitembed")
 
 
-def check_mappable(student: BitEmbedder, teacher: BitEmbedder | None, texts: Sequence[str]) -> None:
+def check_mappable(student: BitEmbedder, teacher: BitEmbedder | None) -> None:
     """ValueError where `map_to_teacher` would fail after all the training."""
     if teacher is None or teacher.dimension != student.dimension:
         raise ValueError(
-            "an output map needs a teacher whose embeddings have as many dimensions as the student's"
-        )
-    if len(texts) < student.dimension:
-        raise ValueError(
-            f"an output map of {student.dimension} dimensions is fitted to at least as many texts, and the sources have "
-            f"{len(texts)}: raise output_map_texts, add sources, or set it to 0"
+            "an output map needs a teacher whose embeddings have as many dimensions as the student's: take another one, or "
+            "set output_map_texts to 0"
         )
 
 

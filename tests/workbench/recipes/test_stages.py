@@ -220,8 +220,6 @@ def test_the_last_step_maps_the_students_embeddings_to_the_teachers(
     again = DistillConfig(out=str(tmp_path / "m80"), output_map_texts=80, resume=True, **common)
     assert list(distill(again))[-1]["model"] == mapped["model"]
     assert (Path(mapped["model"]) / "2_Dense" / "model.safetensors").read_bytes() == weights
-    with pytest.raises(ValueError, match="32 dimensions is fitted to at least as many texts"):
-        next(distill(DistillConfig(out=str(tmp_path / "few"), output_map_texts=20, **common)))
 
 
 def test_principal_axes_are_mixed_within_what_the_shortest_format_keeps(
