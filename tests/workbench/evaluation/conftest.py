@@ -20,7 +20,7 @@ class TableEmbedder:
 
     kernel = "table"
     pooling = "mean"
-    rotation = None
+    output_map = rotation = None
     max_length = 64
     device = torch.device("cpu")
 
