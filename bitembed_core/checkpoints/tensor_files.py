@@ -86,7 +86,7 @@ def map_tensors(path: Path, mapped: Callable[[str], bool]) -> dict[str, Tensor]:
     base, entries = _entries(path)
     whole = map_file(path).numpy()
     tensors = {}
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb") as file:
         for name, entry in entries.items():
             begin, end = entry["data_offsets"]
             dtype = DTYPES.get(entry["dtype"])

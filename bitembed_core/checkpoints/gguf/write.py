@@ -66,7 +66,8 @@ def write_model(
         raise ValueError(f"the model is {have}, for which GGUF type {kind} is not meant; leave the type out")
     if settings.output_map is not None:
         raise ValueError(
-            "GGUF has no place for the map that makes the model's embeddings of what it pools (Dense modules)"
+            "GGUF has no place for the map that makes the model's embeddings of what it pools (Dense modules); use another "
+            "layout, or distil without output_map_texts"
         )
     if settings.rotation is not None:
         raise ValueError(
