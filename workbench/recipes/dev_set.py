@@ -9,6 +9,7 @@ import numpy as np
 
 from bitembed_core import BitEmbedder
 from workbench.catalog.streamed import Source
+from workbench.recipes.forward import at_most
 
 DEV_STREAM = 4  # of the run's seed
 TOP = 10
@@ -46,13 +47,9 @@ class DevSet:
 
     def ndcg(self, embedder: BitEmbedder, max_length: int) -> float:
         """nDCG@10 of `embedder`, which reads `max_length` tokens, 0 to 1; a tie counts against it."""
-        before = embedder.max_length
-        embedder.max_length = min(max_length, before)
-        try:
+        with at_most(embedder, max_length):
             queries_ND = embedder.encode_query(list(self.queries), show_progress_bar=False)
             answers_ND = embedder.encode_document(list(self.answers), show_progress_bar=False)
-        finally:
-            embedder.max_length = before
         scores_NN = queries_ND @ answers_ND.T
         ranks = (scores_NN >= scores_NN.diagonal()[:, None]).sum(axis=1)  # 1 for the best
         return float(np.mean([1 / math.log2(rank + 1) if rank <= TOP else 0.0 for rank in ranks]))

@@ -1,7 +1,7 @@
 """All the texts of a step through the model, in the arithmetic asked for, without much padding."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -214,3 +214,14 @@ def _computes_bfloat16(device: torch.device) -> bool:
         able = torch.cpu.get_capabilities()
         return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return False
+
+
+@contextmanager
+def at_most(embedder: BitEmbedder, tokens: int) -> Iterator[None]:
+    """Within the block `embedder` reads no more than so many tokens of a text."""
+    before = embedder.max_length
+    embedder.max_length = min(tokens, before)
+    try:
+        yield
+    finally:
+        embedder.max_length = before

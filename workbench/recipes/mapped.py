@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bitembed_core import BitEmbedder
 from bitembed_core.output_map import OutputMap
+from workbench.recipes.forward import at_most
 
 logger = logging.getLogger("bitembed")
 
@@ -36,9 +37,5 @@ def map_to_teacher(student: BitEmbedder, teacher: BitEmbedder, texts: Sequence[s
 
 
 def _embedded(embedder: BitEmbedder, texts: Sequence[str], max_length: int) -> Tensor:
-    before = embedder.max_length
-    embedder.max_length = min(max_length, before)
-    try:
+    with at_most(embedder, max_length):
         return torch.from_numpy(embedder.encode_document(list(texts), show_progress_bar=False))
-    finally:
-        embedder.max_length = before
