@@ -1,14 +1,16 @@
-"""Training runs beside each other, in one HTML file.
+"""Training runs beside each other, in one HTML file; or all that they wrote in words and numbers, in one JSON file.
 
 python -m workbench.compare runs/a runs/b --out report.html
+python -m workbench.compare runs/teacher runs/pretrain runs/distill --out stages.json
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from bitembed_core.files import read_json
+from bitembed_core.files import read_json, write_json
 from workbench.figures import Section, write_report
 from workbench.figures.comparison import RunData, compare_curves, comparison_table
 from workbench.figures.layers import layer_heatmap
@@ -61,13 +63,47 @@ def report(runs: Sequence[str], out: str | Path) -> None:
     )
 
 
+def published(runs: Sequence[str]) -> list[dict[str, Any]]:
+    """Recipe, settings, surroundings, data and records of each run, for others to read: without the folders of this
+    machine, of which the last name stays."""
+    found = []
+    for name in runs:
+        run = Run.open(name)
+        data = run.path / "data.json"
+        found.append(
+            {
+                "run": run.path.resolve().name,
+                "recipe": run.recipe,
+                "config": {key: _without_folders(value) for key, value in run.config.items()},
+                "environment": read_json(run.path / "environment.json"),
+                "data": read_json(data) if data.is_file() else [],
+                "records": [
+                    {key: _without_folders(value) for key, value in record.items()}
+                    for record in run.records()
+                ],
+            }
+        )
+    return found
+
+
+def _without_folders(value: Any) -> Any:
+    """A setting with the last name of every absolute path in it."""
+    if not isinstance(value, str):
+        return value
+    parts = value.split(",")
+    return ",".join(Path(part).name if Path(part).is_absolute() else part for part in parts)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.compare", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--out", default="report.html", help="the HTML file (default: %(default)s)")
+    parser.add_argument("--out", default="report.html", help="the file, HTML or .json (default: %(default)s)")
     arguments = parser.parse_args(argv)
     try:
-        report(arguments.runs, arguments.out)
+        if arguments.out.endswith(".json"):
+            write_json(arguments.out, {"runs": published(arguments.runs)})
+        else:
+            report(arguments.runs, arguments.out)
     except (OSError, ValueError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2

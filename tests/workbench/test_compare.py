@@ -88,5 +88,23 @@ def test_the_report_is_one_file(runs, tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
+def test_what_is_published_names_no_folder_of_this_machine(tmp_path):
+    config = WalkConfig(out=f"{tmp_path}/runs/c,{tmp_path}/d.jsonl,owner/name", rate=0.5)
+    run = Run.create(tmp_path / "c", config)
+    for record in records(2, loss=8.0):
+        run.log(record | {"latent": str(run.latent)})
+    out = tmp_path / "runs.json"
+    assert main([str(run.path), "--out", str(out)]) == 0
+    assert str(tmp_path) not in out.read_text()
+    (found,) = json.loads(out.read_text())["runs"]
+    assert (found["run"], found["recipe"], found["data"]) == ("c", "walk", [])
+    assert found["config"] == {"out": "c,d.jsonl,owner/name", "rate": 0.5, "seed": 0, "bits": [1, 2]}
+    assert found["environment"]["packages"]["torch"]
+    assert [(r["step"], r["loss"], r["latent"]) for r in found["records"]] == [
+        (1, 8, "latent"),
+        (2, 4, "latent"),
+    ]
+
+
 def test_no_records_is_said_in_words():
     assert compare_curves({"a": RunData("pretrain", {}, [])}).layout.annotations[0].text == "no records yet"

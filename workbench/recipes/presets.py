@@ -5,7 +5,8 @@
 
 Every other argument changes a single setting. What the paper (arXiv 2606.25674) gives is taken from it; where it gives
 nothing, or the machine forbids it, the reason stands beside the value. The recipes for GPUs are written down and checked,
-but have not been run.
+but have not been run; shorter stages of Gemma-3-270M, with Muon and a teacher from stage 1 on, are in
+gemma3_stages_h200.json.
 """
 
 from dataclasses import dataclass, replace
