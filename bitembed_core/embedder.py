@@ -40,6 +40,7 @@ from bitembed_core.ops.encoder import NotDescribed, OwnEncoder, own_encoder
 from bitembed_core.output_map import OutputMap
 from bitembed_core.pooling import PoolingMode, pool
 from bitembed_core.storage import StorageFormat
+from bitembed_core.storage.centre import Centre
 from bitembed_core.storage.rotation import Rotation
 from bitembed_core.tokenization import length_batches, pad, token_batches, token_ids, tokenized_ahead
 
@@ -67,6 +68,7 @@ class BitEmbedder:
         self.model = model.to(device).eval()
         self.settings = settings
         self._check_dimension("output map", settings.output_map)
+        self._check_dimension("centre", settings.centre)
         self._check_dimension("rotation", settings.rotation)
         self._load_tokenizer: Callable[[], Tokenizer] | None = None
         if isinstance(tokenizer, Tokenizer):
@@ -187,7 +189,19 @@ class BitEmbedder:
         self._check_dimension("output map", output_map)
         self.settings.output_map = output_map
 
-    def _check_dimension(self, what: str, part: OutputMap | Rotation | None) -> None:
+    @property
+    def centre(self) -> Centre | None:
+        """What is taken out of embeddings, after the output map and before they are rotated (`Centre.of`): what all of them
+        have in common; saved with the model.
+        """
+        return self.settings.centre
+
+    @centre.setter
+    def centre(self, centre: Centre | None) -> None:
+        self._check_dimension("centre", centre)
+        self.settings.centre = centre
+
+    def _check_dimension(self, what: str, part: OutputMap | Centre | Rotation | None) -> None:
         if part is not None and part.dim != self.dimension:
             raise ValueError(f"the model's vectors have {self.dimension} dimensions, the {what} {part.dim}")
 
@@ -370,8 +384,8 @@ class BitEmbedder:
         return vectors
 
     def _mapped(self, x_BD: Tensor) -> Tensor:
-        """What is pooled as the model's output map and rotation, where it has them, make it."""
-        for part in (self.output_map, self.rotation):
+        """What is pooled as the model's output map, centre and rotation, where it has them, make it."""
+        for part in (self.output_map, self.centre, self.rotation):
             x_BD = x_BD if part is None else part(x_BD)
         return x_BD
 

@@ -113,6 +113,12 @@ def parser() -> argparse.ArgumentParser:
         "projection norms, f16 for models in floating point",
     )
     command.add_argument(
+        "--centre",
+        metavar="FILE",
+        help="take most of the mean over the texts of this .jsonl or .parquet file out of the vectors: rounding takes less "
+        "of those of language models then. Cosines change, and stored vectors have to be encoded again",
+    )
+    command.add_argument(
         "--rotation",
         choices=ROTATIONS,
         help="turn the model's vectors so that rounding takes less of them, at random or fitted to texts, or so that the "
@@ -180,11 +186,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write a model in another layout."""
+    from workbench.centring import CENTRE_TEXTS, take_out_mean
     from workbench.model_export import load_for_export, size_on_disk
     from workbench.rotation import ROTATION_TEXTS, rotate
     from workbench.search.text_files import read_texts
 
     embedder = load_for_export(arguments.model, arguments.layout)
+    if arguments.centre is not None:
+        take_out_mean(embedder, [row.text for row in islice(read_texts(arguments.centre), CENTRE_TEXTS)])
     if arguments.rotation is not None:
         source = arguments.rotation_texts
         texts = [] if source is None else [row.text for row in islice(read_texts(source), ROTATION_TEXTS)]

@@ -14,6 +14,8 @@ def weights_fingerprint(embedder: BitEmbedder) -> str:
     for name, part in (("output_map", embedder.output_map), ("rotation", embedder.rotation)):
         if part is not None:
             tensors[name] = part.matrix
+    if embedder.centre is not None:
+        tensors["centre"] = embedder.centre.vector
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

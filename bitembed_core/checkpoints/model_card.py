@@ -141,7 +141,11 @@ def _text_rows(embedder: "BitEmbedder") -> list[list[str]]:
     prompts = [[f"prompt `{name}`", f"`{text!r}`"] for name, text in embedder.prompts.items()] or [
         ["prompts", "none"]
     ]
-    parts = (("output map", embedder.output_map), ("rotation", embedder.rotation))
+    parts = (
+        ("output map", embedder.output_map),
+        ("centre", embedder.centre),
+        ("rotation", embedder.rotation),
+    )
     return [
         ["pooling", embedder.pooling],
         ["then", ", ".join(name for name, part in parts if part is not None) or "nothing"],

@@ -16,6 +16,7 @@ from bitembed_core.checkpoints.provenance import Provenance
 from bitembed_core.files import read_json, write_json
 from bitembed_core.output_map import OutputMap
 from bitembed_core.pooling import POOLING_MODES, PoolingMode
+from bitembed_core.storage.centre import Centre
 from bitembed_core.storage.rotation import Rotation
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class SentenceSettings:
     default_prompt_name: str | None = None
     provenance: Provenance = field(default_factory=Provenance)
     output_map: OutputMap | None = None  # of what is pooled
+    centre: Centre | None = None  # of the embeddings, around which they are turned
     rotation: Rotation | None = None  # of the embeddings, before they are rounded
 
 
@@ -65,9 +67,9 @@ def read_settings(folder: Path, is_decoder: bool, longest: int) -> SentenceSetti
         ValueError: a pooling mode or a module that BitEmbedder does not have.
     """
     pooling: PoolingMode | None = None
-    matrices: list[Tensor] = []
+    layers: list[Tensor | Centre] = []
     if (folder / MODULES).is_file():
-        pooling, matrices = _read_modules(folder)
+        pooling, layers = _read_modules(folder)
     elif (folder / POOLING_FOLDER / "config.json").is_file():
         pooling = _read_pooling(folder / POOLING_FOLDER / "config.json")
     settings = default_settings(str(folder), pooling, is_decoder, longest)
@@ -75,7 +77,7 @@ def read_settings(folder: Path, is_decoder: bool, longest: int) -> SentenceSetti
         length = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
         settings.max_length = min(length or settings.max_length, longest)
     settings.provenance = Provenance.read(folder)
-    settings.output_map, settings.rotation = _of_dense(matrices, str(folder))
+    settings.output_map, settings.centre, settings.rotation = _of_dense(layers, str(folder))
     if (folder / "config_sentence_transformers.json").is_file():
         saved = read_json(folder / "config_sentence_transformers.json")
         settings.prompts = saved.get("prompts") or {}
@@ -87,14 +89,20 @@ def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> 
     """Write `settings` in the form that every release of sentence-transformers since 2.2 reads, and the history."""
     settings.provenance.write(folder)
     kinds = [("", "Transformer"), (POOLING_FOLDER, "Pooling")]
-    for part in (settings.output_map, settings.rotation):
-        if part is not None:
-            path = f"{len(kinds)}_Dense"
-            kinds.append((path, "Dense"))
-            _write_dense(folder / path, part.matrix)
-    normalize = f"{len(kinds)}_Normalize"
-    kinds.append((normalize, "Normalize"))
-    (folder / normalize).mkdir()
+    dense: list[tuple[str, Tensor, Tensor | None]] = []
+    if settings.output_map is not None:
+        dense.append(("Dense", settings.output_map.matrix, None))
+    if settings.centre is not None:
+        c = settings.centre.vector
+        dense += [("Normalize", c, None), ("Dense", torch.eye(len(c)), -c)]
+    if settings.rotation is not None:
+        dense.append(("Dense", settings.rotation.matrix, None))
+    for kind, matrix, bias in [*dense, ("Normalize", torch.empty(0), None)]:
+        path = f"{len(kinds)}_{kind}"
+        kinds.append((path, kind))
+        (folder / path).mkdir()
+        if kind == "Dense":
+            _write_dense(folder / path, matrix, bias)
     write_json(
         folder / MODULES,
         [
@@ -117,64 +125,76 @@ def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> 
     )
 
 
-def _read_modules(folder: Path) -> tuple[PoolingMode | None, list[Tensor]]:
-    """The pooling, and the matrices (in, out) of the dense layers."""
-    pooling, matrices = None, []
+def _read_modules(folder: Path) -> tuple[PoolingMode | None, list[Tensor | Centre]]:
+    """The pooling, and of the dense layers the matrices (in, out), or the centre that one takes out."""
+    pooling, layers, unit_length = None, list[Tensor | Centre](), False
     for module in read_json(folder / MODULES):
         kind = module["type"].rpartition(".")[2]
         if kind == "Pooling":
             pooling = _read_pooling(folder / module["path"] / "config.json")
         elif kind == "Dense":
-            matrices.append(_read_dense(folder / module["path"]))
+            layers.append(_read_dense(folder / module["path"], unit_length))
         elif kind not in ("Transformer", "Normalize"):
             raise ValueError(
                 f"{folder / MODULES} lists a {kind} module; BitEmbedder has Transformer, Pooling, Dense and Normalize only"
             )
-    return pooling, matrices
+        unit_length = kind == "Normalize"
+    return pooling, layers
 
 
-def _of_dense(matrices: list[Tensor], where: str) -> tuple[OutputMap | None, Rotation | None]:
+def _of_dense(
+    layers: list[Tensor | Centre], where: str
+) -> tuple[OutputMap | None, Centre | None, Rotation | None]:
     """What dense layers, one after the other, amount to: a last one that is orthogonal is the rotation of a model."""
     rotation = None
-    if matrices:
+    if layers and isinstance(layers[-1], Tensor):
         with suppress(ValueError):
-            rotation = Rotation(matrices[-1])
-    rest = matrices if rotation is None else matrices[:-1]
-    if not rest:
-        return None, rotation
+            rotation = Rotation(layers[-1])
+    rest = layers if rotation is None else layers[:-1]
+    centre = rest[-1] if rest and isinstance(rest[-1], Centre) else None
+    matrices = [layer for layer in rest if isinstance(layer, Tensor)]
     try:
-        return OutputMap(reduce(torch.matmul, rest)), rotation
+        if len(matrices) + (centre is not None) < len(rest):
+            raise ValueError("one with a bias is followed by more than a rotation")
+        return OutputMap(reduce(torch.matmul, matrices)) if matrices else None, centre, rotation
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"the Dense modules of {where} are no map of its embeddings onto as many components: {error}"
         ) from error
 
 
-def _write_dense(folder: Path, matrix: Tensor) -> None:
-    """As a Dense module, `x -> x W^T`, which every release of sentence-transformers applies."""
-    folder.mkdir()
+def _write_dense(folder: Path, matrix: Tensor, bias: Tensor | None) -> None:
+    """As a Dense module, `x -> x W^T + b`, which every release of sentence-transformers applies."""
     write_json(
         folder / "config.json",
         {
             "in_features": matrix.shape[0],
             "out_features": matrix.shape[1],
-            "bias": False,
+            "bias": bias is not None,
             "activation_function": "torch.nn.modules.linear.Identity",
         },
     )
-    save_file({"linear.weight": matrix.t().contiguous()}, folder / "model.safetensors")
+    tensors = {"linear.weight": matrix.t().contiguous()} | ({} if bias is None else {"linear.bias": bias})
+    save_file(tensors, folder / "model.safetensors")
 
 
-def _read_dense(folder: Path) -> Tensor:
+def _read_dense(folder: Path, unit_length: bool) -> Tensor | Centre:
+    """The matrix (in, out) of a Dense module, or what it takes out of vectors, if these come with `unit_length`."""
     try:
         config = read_json(folder / "config.json")
-        if config.get("bias") or not str(config.get("activation_function")).endswith(".Identity"):
-            raise ValueError("it has a bias or an activation function")
-        (weight,) = load_file(folder / "model.safetensors").values()
-        return weight.float().t().contiguous()
-    except (SafetensorError, OSError, ValueError) as error:
+        if not str(config.get("activation_function")).endswith(".Identity"):
+            raise ValueError("it has an activation function")
+        tensors = load_file(folder / "model.safetensors")
+        weight = tensors["linear.weight"].float()
+        bias = tensors.get("linear.bias")
+        if bias is None:
+            return weight.t().contiguous()
+        if not unit_length or not torch.equal(weight, torch.eye(len(weight))):
+            raise ValueError("it has a bias and is not the identity right after a Normalize module")
+        return Centre(-bias.float())
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{folder} is a Dense module, of which BitEmbedder has plain matrices only: {error}"
+            f"{folder} is a Dense module, of which BitEmbedder has plain matrices and centres only: {error}"
         ) from error
 
 

@@ -4,8 +4,8 @@
 
 The model's float32 embeddings of the offline retrieval tasks are stored in every format; nothing is trained here. "float
 queries" compares the query as it is with stored documents, "symmetric" with the query stored in the same way. Numbers are
-nDCG@10 (gain over log2 of rank + 1), and the share of float32's, mean over the tasks. What needs calibration (rotations,
-sentence-transformers' int8) gets it from training text of the catalog, never from the tasks. faiss's formats are left out
+nDCG@10 (gain over log2 of rank + 1), and the share of float32's, mean over the tasks; "centred" vectors have most of the mean
+taken out, on both sides. What needs calibration (means, rotations, sentence-transformers' int8) gets it from training text of the catalog, never from the tasks. faiss's formats are left out
 where it is not installed.
 """
 
@@ -25,6 +25,7 @@ import torch
 from bitembed_core import StorageFormat
 from bitembed_core.files import write_json
 from bitembed_core.storage.formats import SCHEMES
+from bitembed_core.storage.centre import Centre
 from bitembed_core.storage.rotation import Rotation
 from workbench.catalog.examples import unlabelled_texts
 from workbench.catalog.models import load_embedder
@@ -43,6 +44,7 @@ SHORTENED = {
     "trellis-2bit": 1 / 2,
     "trellis-1.5bit": 2 / 3,
 }
+CENTRED = ("float32", "int4-fitted", "trellis-2bit", "int2-fitted", "trellis-1bit", "binary-fitted", "binary")
 TASK_NAMES = ("ret_boolq", "ret_fiqa_mini", "ret_consumer_contracts", "ret_debian", "ret_xsum")
 CALIBRATION_TEXTS = 4000
 Matrix = np.ndarray
@@ -156,6 +158,13 @@ def ways(dim: int, calibration: Matrix) -> list[Way]:
                 scorer = stored(form, rotation, symmetric)
                 found.append(Way(f"{name}{suffix}, {queries}", form.bytes_per_vector, scorer))
     x = torch.from_numpy(calibration)
+    centre, turned = Centre.of(x), Rotation.random(dim)
+    for name in CENTRED:
+        form = StorageFormat(name, dim)
+        for symmetric in (False, True):
+            queries = "symmetric" if symmetric else "float queries"
+            scorer = stored(form, turned, symmetric, centre)
+            found.append(Way(f"{name}, centred, random rotation, {queries}", form.bytes_per_vector, scorer))
     principal = Rotation.principal(x)
     for name, share in SHORTENED.items():
         kept = int(share * dim)
@@ -171,10 +180,13 @@ def ways(dim: int, calibration: Matrix) -> list[Way]:
     return found + sentence_transformers_ways(dim, calibration) + faiss_ways(dim, calibration)
 
 
-def stored(form: StorageFormat, rotation: Rotation | None, symmetric: bool) -> Scorer:
+def stored(
+    form: StorageFormat, rotation: Rotation | None, symmetric: bool, centre: Centre | None = None
+) -> Scorer:
     def scores(documents: Matrix, queries: Matrix) -> Matrix:
-        if rotation is not None:
-            documents, queries = (rotation(torch.from_numpy(x)).numpy() for x in (documents, queries))
+        for part in (centre, rotation):
+            if part is not None:
+                documents, queries = (part(torch.from_numpy(x)).numpy() for x in (documents, queries))
         return form.encode(documents).scores(form.encode(queries) if symmetric else queries)
 
     return scores

@@ -45,6 +45,11 @@ class DistillConfig(TrainingConfig):
         "turn the vectors so that rounding takes less, at random or fitted to the teacher's (ITQ), or to their principal "
         "axes, mixed within what the shortest of bits keeps; the model has it; none is what the backbone has (paper: none)",
     )
+    centre_texts: int = option(
+        0,
+        "texts whose mean, as the teacher has it, is taken out of both models' vectors: rounding takes less of those of "
+        "language models then; the model has it; 0 is what the backbone has (paper: none)",
+    )
     contrastive_weight: float = option(
         1.0, "weight of InfoNCE over all positives and hard negatives of the batch"
     )
@@ -98,6 +103,7 @@ def distill_stage(config: DistillConfig) -> Stage:
         Conversion(config.sites, config.calibration_texts, config.learned_scales),
         config.rotation,
         fewest_kept(config.bits),
+        config.centre_texts,
         config.teacher_vectors,
         config.output_map_texts,
     )

@@ -25,13 +25,17 @@ def check_mappable(student: BitEmbedder, teacher: BitEmbedder | None) -> None:
 def map_to_teacher(student: BitEmbedder, teacher: BitEmbedder, texts: Sequence[str], max_length: int) -> None:
     """Give `student` the output map under which its embeddings of `texts` are closest to those of `teacher`, in place.
 
-    Both read `max_length` tokens. The student's rotation stays, after the map.
+    Both read `max_length` tokens. The student's centre and rotation stay, after the map. A centre is the teacher's too.
     """
-    rotation, student.rotation, student.output_map = student.rotation, None, None
+    centre, rotation, centre_of_teacher = student.centre, student.rotation, teacher.centre
+    student.centre = student.rotation = student.output_map = None
+    if centre is not None:
+        teacher.centre = None
     x_ND, y_ND = (_embedded(embedder, texts, max_length) for embedder in (student, teacher))
+    teacher.centre = centre_of_teacher
     if rotation is not None:
         y_ND = y_ND @ rotation.matrix.T
-    student.output_map, student.rotation = OutputMap.fit(x_ND, y_ND), rotation
+    student.output_map, student.centre, student.rotation = OutputMap.fit(x_ND, y_ND), centre, rotation
     before, after = (float((x * y_ND).sum(dim=1).mean()) for x in (x_ND, student.output_map(x_ND)))
     logger.info("output map: cosine to the teacher %.4f, with the map %.4f", before, after)
 

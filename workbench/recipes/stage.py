@@ -21,6 +21,7 @@ from workbench.catalog.sources import TRIPLETS
 from workbench.catalog.streamed import Source
 from workbench.catalog.task_folder import read_task_folder
 from workbench.catalog.tasks import available_tasks
+from workbench.centring import take_out_mean
 from workbench.recipes.batches import BatchSchedule
 from workbench.recipes.dev_set import DevSet
 from workbench.recipes.engine import Training
@@ -63,10 +64,11 @@ class Stage:
     """One stage of training: what a recipe makes of its configuration.
 
     `teacher` is the model to imitate and to mine negatives with, as the catalog names it. Without a `conversion` the
-    backbone is trained as it is. The student's vectors are turned by `rotation`, and so are a teacher's that have none of
-    their own; "none" keeps the backbone's. Formats will keep the first `rotation_keeps` of "principal" axes, None
-    for all. `teacher_vectors` is the folder that keeps the teacher's. After the last step the student's vectors are mapped
-    to the teacher's, by those of `output_map_texts` texts, unless that is 0.
+    backbone is trained as it is. The mean of the teacher's vectors of `centre_texts` texts is taken out of both models'
+    vectors, unless that is 0. The student's are then turned by `rotation`, and so are a teacher's that have none of their
+    own; "none" keeps the backbone's. Formats will keep the first `rotation_keeps` of "principal" axes, None for all.
+    `teacher_vectors` is the folder that keeps the teacher's. After the last step the student's vectors are mapped to the
+    teacher's, by those of `output_map_texts` texts, unless that is 0.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Stage:
     conversion: Conversion | None = None
     rotation: RotationKind = "none"
     rotation_keeps: int | None = None
+    centre_texts: int = 0
     teacher_vectors: str | None = None
     output_map_texts: int = 0
 
@@ -143,17 +146,31 @@ def prepare(stage: Stage) -> Training:
             f"the token table has been rounded to {student.provenance.token_table} and is to stay so: it cannot be trained; "
             "leave freeze_token_embeddings on, or convert with token_table float16"
         )
-    if stage.rotation != "none":
-        texts = sample_texts(sources, ROTATION_TEXTS, config.seed)
-        rotate(student, stage.rotation, texts, config.seed, stage.rotation_keeps, fitted_to=teacher)
-    if teacher is not None and teacher.rotation is None and teacher.dimension == student.dimension:
-        teacher.rotation = student.rotation  # or imitating its vectors would undo the student's
+    _share_space(stage, sources, student, teacher)
     run, objective = Run(Path(config.out)), Objective.of(config)
     kept = None if stage.teacher_vectors is None else Path(stage.teacher_vectors)
     mapped = sample_texts(sources, stage.output_map_texts, config.seed) if stage.output_map_texts else []
     return Training(
         stage.name, config, run, accelerator, schedule, objective, student, teacher, dev_set, kept, mapped
     )
+
+
+def _share_space(
+    stage: Stage, sources: Sequence[Source], student: BitEmbedder, teacher: BitEmbedder | None
+) -> None:
+    """Give `student` its centre and rotation, and the same ones to a teacher of as many dimensions: imitating its vectors
+    would undo the student's otherwise."""
+    alike = teacher if teacher is not None and teacher.dimension == student.dimension else None
+    seed = stage.config.seed
+    if stage.centre_texts:
+        take_out_mean(student, sample_texts(sources, stage.centre_texts, seed), measured_on=alike)
+    if alike is not None:
+        alike.centre = student.centre = student.centre or alike.centre
+    if stage.rotation != "none":
+        texts = sample_texts(sources, ROTATION_TEXTS, seed)
+        rotate(student, stage.rotation, texts, seed, stage.rotation_keeps, fitted_to=teacher)
+    if alike is not None and alike.rotation is None:
+        alike.rotation = student.rotation
 
 
 def load_sources(examples: Examples, config: TrainingConfig, miner: BitEmbedder) -> list[Source]:

@@ -69,6 +69,11 @@ def write_model(
             "GGUF has no place for the map that makes the model's embeddings of what it pools (Dense modules); use another "
             "layout, or distil without output_map_texts"
         )
+    if settings.centre is not None:
+        raise ValueError(
+            "GGUF has no place for the centre of the model's vectors (Dense modules); use another layout, or take it off "
+            "(`embedder.centre = None`), which changes cosines"
+        )
     if settings.rotation is not None:
         raise ValueError(
             "GGUF has no place for the rotation of the model's vectors; take it off (`embedder.rotation = None`, "

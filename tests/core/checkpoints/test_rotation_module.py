@@ -75,9 +75,9 @@ def test_what_is_refused(make_embedder, tiny_embedder, tmp_path) -> None:
     save_file({"linear.weight": torch.eye(8)}, dense / "model.safetensors")
     refused("have 32 dimensions, the rotation 8")
     write_json(dense / "config.json", config | {"activation_function": "torch.nn.modules.activation.Tanh"})
-    refused("plain matrices only: it has a bias or an activation function")
+    refused("plain matrices and centres only: it has an activation function")
     (dense / "model.safetensors").write_bytes(b"\0" * 40)
-    refused("plain matrices only")
+    refused("plain matrices and centres only")
     decoder = make_embedder("qwen3")
     decoder.convert()
     decoder.rotation = ROTATION

@@ -182,6 +182,38 @@ def test_a_rotation_does_not_disturb_imitation_and_is_kept(
     assert next(distill(again))["regression"] == pytest.approx(turned[-1]["regression"], rel=0.5)
 
 
+@pytest.mark.parametrize("texts", [0, 40])
+def test_student_and_teacher_have_one_centre(
+    tiny_model_folder: Path, tmp_path: Path, data: dict[str, str], texts: int
+) -> None:
+    common = {
+        **SMALL,
+        "backbone": str(tiny_model_folder),
+        "teacher": str(tiny_model_folder),
+        "triplets": data["triplets"],
+        "regression_weight": 5.0,
+        "output_map_texts": texts,  # fitted to vectors with their mean, and before the centre
+    }
+    centred = list(
+        distill(DistillConfig(out=str(tmp_path / "c"), rotation="random", centre_texts=40, **common))
+    )
+    packed, teacher = (BitEmbedder.from_pretrained(f) for f in (centred[-1]["model"], tiny_model_folder))
+    words = [f"w{i} w{i + 1}" for i in range(1, 60)]
+    mean = 0.8 * teacher.encode(words).mean(axis=0)
+    assert mean @ packed.centre.vector.numpy() > 0.9 * (mean @ mean)
+    teacher.centre, teacher.rotation = packed.centre, packed.rotation
+    alike = (packed.encode(words) * teacher.encode(words)).sum(axis=1).mean()
+    assert 5 * (1 - alike) < 1.5 * centred[-1]["regression"]
+    # A next stage finds the centre with the student and gives it to its teacher, or one with the teacher.
+    again = common | {"backbone": str(tmp_path / "c"), "output_map_texts": 0}
+    first = next(distill(DistillConfig(out=str(tmp_path / "again"), **again)))
+    assert first["regression"] < 1.5 * centred[-1]["regression"]
+    taught = common | {"teacher": centred[-1]["model"], "output_map_texts": 0, "rotation": "none"}
+    second = list(distill(DistillConfig(out=str(tmp_path / "taught"), **taught)))
+    back = BitEmbedder.from_pretrained(second[-1]["model"])
+    assert torch.equal(back.centre.vector, packed.centre.vector)
+
+
 def test_the_last_step_maps_the_students_embeddings_to_the_teachers(
     tiny_model_folder: Path, tmp_path: Path, made_up_source: Any
 ) -> None:
