@@ -4,9 +4,9 @@
 
 The model's float32 embeddings of the offline retrieval tasks are stored in every format; nothing is trained here. "float
 queries" compares the query as it is with stored documents, "symmetric" with the query stored in the same way. Numbers are
-nDCG@10 (gain over log2 of rank + 1), and the share of float32's, mean over the tasks; "centred" vectors have most of the mean
-taken out, on both sides. What needs calibration (means, rotations, sentence-transformers' int8) gets it from training text of the catalog, never from the tasks. faiss's formats are left out
-where it is not installed.
+nDCG@10 (gain over log2 of rank + 1), and the share of float32's, mean over the tasks; "centred" vectors, on both sides, have
+most of the mean taken out. What needs calibration (means, rotations, sentence-transformers' int8) gets it from training text of
+the catalog, never from the tasks. faiss's formats are left out where it is not installed.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import torch
 
 from bitembed_core import StorageFormat
 from bitembed_core.files import write_json
-from bitembed_core.storage.formats import SCHEMES
 from bitembed_core.storage.centre import Centre
+from bitembed_core.storage.formats import SCHEMES
 from bitembed_core.storage.rotation import Rotation
 from workbench.catalog.examples import unlabelled_texts
 from workbench.catalog.models import load_embedder
