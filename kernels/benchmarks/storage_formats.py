@@ -5,8 +5,8 @@
 The model's float32 embeddings of the offline retrieval tasks are stored in every format; nothing is trained here. "float
 queries" compares the query as it is with stored documents, "symmetric" with the query stored in the same way. Numbers are
 nDCG@10 (gain over log2 of rank + 1), and the share of float32's, mean over the tasks; "centred" vectors, on both sides, have
-most of the mean taken out. What needs calibration (means, rotations, sentence-transformers' int8) gets it from training text of
-the catalog, never from the tasks. faiss's formats are left out where it is not installed.
+most of the mean taken out. What needs calibration (means, rotations, sentence-transformers' int8) gets it from training text
+of the catalog, never from the tasks. faiss's formats are left out where it is not installed.
 """
 
 import argparse
