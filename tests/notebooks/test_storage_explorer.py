@@ -14,6 +14,8 @@ from workbench.explorer.page import export_page, page_data
 from ..test_house import imports
 from .test_notebooks_run import NOTEBOOKS, finish, load, load_file, start
 
+RESULTS = NOTEBOOKS.parent / "kernels" / "benchmarks" / "results" / "evaluation_minilm_full.json"
+
 
 @pytest.fixture
 def settings(backbone, tmp_path):
@@ -24,6 +26,7 @@ def settings(backbone, tmp_path):
     ]
     corpus.write_text("\n".join(lines), encoding="utf-8")
     return {
+        "results": (str(RESULTS),),  # whatever lies in runs/
         "model": backbone,
         "corpus": str(corpus),
         "documents": 14,
@@ -33,7 +36,8 @@ def settings(backbone, tmp_path):
 
 
 def arguments(settings):
-    return [f"--{name}={value}" for name, value in settings.items()]
+    given = {name: ",".join(v) if isinstance(v, tuple) else v for name, v in settings.items()}
+    return [f"--{name}={value}" for name, value in given.items()]
 
 
 def test_inside_another_program_controls_change_what_is_shown(settings):

@@ -20,7 +20,7 @@ class TableEmbedder:
 
     kernel = "table"
     pooling = "mean"
-    output_map = rotation = None
+    output_map = centre = rotation = None
     max_length = 64
     device = torch.device("cpu")
 
