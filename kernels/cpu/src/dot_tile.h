@@ -19,13 +19,15 @@ struct TileInput {
     const int32_t* code_sum;  // (T,)
 };
 
-// y[t * stride + n] = sum * (scale[t] * weight_scale) + bias[n]; all 16 B values of a token are written.
+// y[t * stride + n] = sum * (scale[t] * weight_scale) + bias[n]; all 16 B values of a token are written. `past`: y and its rows
+// begin with lines of the caches, and AVX-512 writes them to memory past these.
 struct TileOutput {
     const float* scale;  // (T,)
     float weight_scale;
     const float* bias;  // (16 B,) or NULL
     float* y;
     int64_t stride;
+    bool past = false;
 };
 
 template <int T, int B>
@@ -87,7 +89,8 @@ void dot_tile(const TileInput& in, const TileOutput& to) {
             if (CHAINS == 2) sums = _mm512_add_epi32(sums, acc[CHAINS - 1][t][b]);
             __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
             if (to.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(to.bias + b * LANES));
-            _mm512_storeu_ps(to.y + t * to.stride + b * LANES, y);
+            float* const values = to.y + t * to.stride + b * LANES;
+            to.past ? _mm512_stream_ps(values, y) : _mm512_storeu_ps(values, y);
         }
     }
 }

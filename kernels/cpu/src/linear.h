@@ -42,7 +42,7 @@ struct TileBuffer {
 
 template <class Done>
 inline void for_dot_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* direct,
-                          int64_t stride, Done done) {
+                          int64_t stride, bool past, Done done) {
     TileBuffer buffer;
     TileInput in = {nullptr, x.stride, nullptr, steps_of(w) * 64, steps_of(w), nullptr};
     for (int64_t block = from; block < to; block += TILE_BLOCKS) {
@@ -57,7 +57,7 @@ inline void for_dot_tiles(const Codes& x, int64_t count, const bitembed_linear& 
             in.codes = x.codes + t * x.stride, in.code_sum = x.sum + t;
             float* values = buffered ? buffer.y : direct + t * stride + row;
             const int64_t apart = buffered ? TILE_WIDTH : stride;
-            TILES[tokens - 1][blocks - 1](in, {x.scale + t, w.scale, bias, values, apart});
+            TILES[tokens - 1][blocks - 1](in, {x.scale + t, w.scale, bias, values, apart, past && !buffered});
             done(t, row, tokens, rows, values, apart);
             t += tokens;
         }
@@ -105,15 +105,15 @@ inline void for_matrix_tiles(const Codes& x, int64_t count, const bitembed_linea
 
 // Computes every tile of tokens [0, count) and the blocks [from, to) of w and calls done(token, row, tokens, rows, values,
 // how far apart the tokens' values lie) for it. `direct` is where the values belong, (count, stride), or NULL when only `done`
-// uses them. Tiles that are cut off by the last row go through a buffer. `past`: those that a matrix unit makes may go to
-// memory past the caches; `direct` and its rows then begin with lines of these.
+// uses them. Tiles that are cut off by the last row go through a buffer. `past`: whole ones may go to memory past the caches;
+// `direct` and its rows then begin with lines of these.
 template <class Done>
 inline void for_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* direct,
-                      int64_t stride, Done done, [[maybe_unused]] bool past = false) {
+                      int64_t stride, Done done, bool past = false) {
 #if defined(__AMX_INT8__)
     if (count >= FEWEST_MATRIX_TOKENS) return for_matrix_tiles(x, count, w, from, to, direct, stride, past, done);
 #endif
-    for_dot_tiles(x, count, w, from, to, direct, stride, done);
+    for_dot_tiles(x, count, w, from, to, direct, stride, past, done);
 }
 
 // y[t * stride + n] for the blocks [from, to) of w; past the caches where it is much more than they hold.
@@ -126,7 +126,7 @@ inline void linear(const Codes& x, int64_t count, const bitembed_linear& w, int6
                       memcpy(y + (t + i) * stride + row, values + i * apart, static_cast<size_t>(rows) * sizeof(float));
               },
               past);
-#if defined(__AMX_INT8__)
+#if defined(__AVX512VNNI__)
     if (past) _mm_sfence();
 #endif
 }
