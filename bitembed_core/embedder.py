@@ -37,17 +37,15 @@ from bitembed_core.embedding_table import TablePrecision, round_token_table
 from bitembed_core.files import read_json
 from bitembed_core.ops import library
 from bitembed_core.ops.encoder import NotDescribed, OwnEncoder, own_encoder
-from bitembed_core.output_map import OutputMap
 from bitembed_core.pooling import PoolingMode, pool
 from bitembed_core.storage import StorageFormat
-from bitembed_core.storage.centre import Centre
-from bitembed_core.storage.rotation import Rotation
 from bitembed_core.tokenization import length_batches, pad, token_batches, token_ids, tokenized_ahead
+from bitembed_core.vector_space import VectorSpace
 
 logger = logging.getLogger(__name__)
 
 
-class BitEmbedder:
+class BitEmbedder(VectorSpace):
     """A text embedder: transformer (ternary or floating point), tokenizer, pooling, prompts.
 
     Build one with `from_pretrained`; turn a floating-point one into a ternary one with `convert`.
@@ -67,9 +65,7 @@ class BitEmbedder:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(device).eval()
         self.settings = settings
-        self._check_dimension("output map", settings.output_map)
-        self._check_dimension("centre", settings.centre)
-        self._check_dimension("rotation", settings.rotation)
+        self.check_dimensions()
         self._load_tokenizer: Callable[[], Tokenizer] | None = None
         if isinstance(tokenizer, Tokenizer):
             self._tokenizer = self._ready(tokenizer)
@@ -165,47 +161,6 @@ class BitEmbedder:
         self.settings.max_length = tokens
 
     @property
-    def rotation(self) -> Rotation | None:
-        """Turns every embedding, which changes no cosine between two of them but what rounding takes; saved with the model.
-
-        Vectors stored before it was set do not fit those made afterwards.
-        """
-        return self.settings.rotation
-
-    @rotation.setter
-    def rotation(self, rotation: Rotation | None) -> None:
-        self._check_dimension("rotation", rotation)
-        self.settings.rotation = rotation
-
-    @property
-    def output_map(self) -> OutputMap | None:
-        """What makes embeddings of what is pooled, before they are rotated: dense layers, or a map to a teacher's embeddings
-        (`OutputMap.fit`); saved with the model.
-        """
-        return self.settings.output_map
-
-    @output_map.setter
-    def output_map(self, output_map: OutputMap | None) -> None:
-        self._check_dimension("output map", output_map)
-        self.settings.output_map = output_map
-
-    @property
-    def centre(self) -> Centre | None:
-        """What is taken out of embeddings, after the output map and before they are rotated (`Centre.of`): what all of them
-        have in common; saved with the model.
-        """
-        return self.settings.centre
-
-    @centre.setter
-    def centre(self, centre: Centre | None) -> None:
-        self._check_dimension("centre", centre)
-        self.settings.centre = centre
-
-    def _check_dimension(self, what: str, part: OutputMap | Centre | Rotation | None) -> None:
-        if part is not None and part.dim != self.dimension:
-            raise ValueError(f"the model's vectors have {self.dimension} dimensions, the {what} {part.dim}")
-
-    @property
     def is_ternary(self) -> bool:
         return is_ternary(self.model)
 
@@ -260,7 +215,7 @@ class BitEmbedder:
 
     def pooled(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Embeddings (B, d) of texts with these `token_states`."""
-        return self._mapped(F.normalize(pool(states_BTD, mask_BT, self.pooling), dim=-1))
+        return self.mapped(F.normalize(pool(states_BTD, mask_BT, self.pooling), dim=-1))
 
     def encode(
         self,
@@ -371,7 +326,7 @@ class BitEmbedder:
         for rows in batches:
             batch = [ids[row] for row in rows]
             embedded = (
-                self._mapped(encoder.encode(batch)) if encoder is not None else self.embed(self._pad(batch))
+                self.mapped(encoder.encode(batch)) if encoder is not None else self.embed(self._pad(batch))
             )
             vectors[rows] = embedded.cpu()
             progress(len(rows))
@@ -382,12 +337,6 @@ class BitEmbedder:
                 "are damaged or its training diverged"
             )
         return vectors
-
-    def _mapped(self, x_BD: Tensor) -> Tensor:
-        """What is pooled as the model's output map, centre and rotation, where it has them, make it."""
-        for part in (self.output_map, self.centre, self.rotation):
-            x_BD = x_BD if part is None else part(x_BD)
-        return x_BD
 
     def _use_kernel(self, name: str) -> None:
         self._kernel = use_kernel(self.model, name)
