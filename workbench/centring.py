@@ -28,10 +28,11 @@ def take_out_mean(
         ValueError: no texts, or models of different dimensions.
     """
     model = measured_on or embedder
-    rotation, model.rotation, model.centre = model.rotation, None, None
+    centre, rotation = model.centre, model.rotation
+    model.centre = model.rotation = None
     try:
         vectors = torch.from_numpy(model.encode_document(list(texts), show_progress_bar=False))
     finally:
-        model.rotation = rotation
+        model.centre, model.rotation = centre, rotation
     embedder.centre = Centre.of(vectors, share)
     embedder.provenance.add("centring", texts=len(texts), share=share)

@@ -115,8 +115,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--centre",
         metavar="FILE",
-        help="take most of the mean over the texts of this .jsonl or .parquet file out of the vectors: rounding takes less "
-        "of those of language models then. Cosines change, and stored vectors have to be encoded again",
+        help="take most of the mean over the first 4000 texts of this .jsonl or .parquet file out of the vectors: rounding "
+        "takes less of those of language models then. Cosines change, and stored vectors have to be encoded again",
     )
     command.add_argument(
         "--rotation",

@@ -89,20 +89,20 @@ def write_settings(folder: Path, settings: SentenceSettings, dimension: int) -> 
     """Write `settings` in the form that every release of sentence-transformers since 2.2 reads, and the history."""
     settings.provenance.write(folder)
     kinds = [("", "Transformer"), (POOLING_FOLDER, "Pooling")]
-    dense: list[tuple[str, Tensor, Tensor | None]] = []
+    layers: list[tuple[Tensor, Tensor | None] | None] = []  # matrix and bias, or None: to length 1
     if settings.output_map is not None:
-        dense.append(("Dense", settings.output_map.matrix, None))
+        layers.append((settings.output_map.matrix, None))
     if settings.centre is not None:
-        c = settings.centre.vector
-        dense += [("Normalize", c, None), ("Dense", torch.eye(len(c)), -c)]
+        layers += [None, (torch.eye(dimension), -settings.centre.vector)]
     if settings.rotation is not None:
-        dense.append(("Dense", settings.rotation.matrix, None))
-    for kind, matrix, bias in [*dense, ("Normalize", torch.empty(0), None)]:
+        layers.append((settings.rotation.matrix, None))
+    for layer in [*layers, None]:
+        kind = "Normalize" if layer is None else "Dense"
         path = f"{len(kinds)}_{kind}"
         kinds.append((path, kind))
         (folder / path).mkdir()
-        if kind == "Dense":
-            _write_dense(folder / path, matrix, bias)
+        if layer is not None:
+            _write_dense(folder / path, *layer)
     write_json(
         folder / MODULES,
         [
@@ -187,6 +187,8 @@ def _read_dense(folder: Path, unit_length: bool) -> Tensor | Centre:
         tensors = load_file(folder / "model.safetensors")
         weight = tensors["linear.weight"].float()
         bias = tensors.get("linear.bias")
+        if (bias is not None) != bool(config.get("bias")):
+            raise ValueError("its config.json and its tensors do not agree on a bias")
         if bias is None:
             return weight.t().contiguous()
         if not unit_length or not torch.equal(weight, torch.eye(len(weight))):

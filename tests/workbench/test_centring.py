@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from bitembed_core import BitEmbedder
@@ -22,9 +23,14 @@ def test_of_the_model_itself_or_of_its_teacher(tiny_embedder, make_embedder) -> 
         take_out_mean(tiny_embedder, TEXTS)
         assert torch.equal(tiny_embedder.centre.vector, Centre.of(own).vector)
     assert tiny_embedder.rotation is not None
+    teacher.centre = its_own = Centre(torch.full((32,), 0.01))
     take_out_mean(tiny_embedder, TEXTS, share=0.5, measured_on=teacher)
     assert torch.equal(tiny_embedder.centre.vector, Centre.of(teachers, 0.5).vector)
-    assert teacher.centre is None
+    assert teacher.centre is its_own
+    before = tiny_embedder.centre
+    with pytest.raises(ValueError, match="no texts to encode"):
+        take_out_mean(tiny_embedder, [])
+    assert tiny_embedder.centre is before
     assert tiny_embedder.provenance.stages[-1] == {"stage": "centring", "texts": 40, "share": 0.5}
 
 

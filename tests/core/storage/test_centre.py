@@ -130,6 +130,7 @@ def test_what_is_refused(tiny_embedder, make_embedder, tmp_path) -> None:
         ("another matrix", "not the identity right after a Normalize module"),
         ("two of them", "one with a bias is followed by more than a rotation"),
         ("too long", "shorter than the embeddings"),
+        ("a lost bias", "do not agree on a bias"),
     ],
 )
 def test_other_layers_with_a_bias_are_refused(tiny_embedder, tmp_path, change, message) -> None:
@@ -144,6 +145,8 @@ def test_other_layers_with_a_bias_are_refused(tiny_embedder, tmp_path, change, m
         modules = modules[:2] + modules[3:]
     elif change == "two of them":
         modules = modules[:4] + modules[2:]
+    elif change == "a lost bias":
+        save_file({"linear.weight": tensors["linear.weight"]}, dense)
     elif change == "another matrix":
         save_file(tensors | {"linear.weight": 2 * torch.eye(32)}, dense)
     else:
