@@ -234,7 +234,7 @@ class BitEmbedder(VectorSpace):
             prompt_name: name of one of `prompts` to put before each text; default the model's default prompt.
             prompt: the prompt itself, instead of a name.
             batch_size: texts in one forward of the torch model. Texts run with others of their own padded length, so
-                their vectors do not depend on their company. The native encoder takes as many as it likes.
+                their vectors do not depend on their company. A kernel's own encoder takes as many as it likes.
             precision: "float32", "float16", "int8", "int4", "int2", "binary", or a fitted or shortened format (see
                 `StorageFormat`).
             show_progress_bar: default only for a log level of INFO or lower.
@@ -321,8 +321,11 @@ class BitEmbedder(VectorSpace):
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         lengths = [len(tokens) for tokens in ids]
         encoder = self._own_encoder()
-        any_lengths = encoder is not None and encoder.any_lengths
-        batches = token_batches(lengths) if any_lengths else length_batches(lengths, batch_size)
+        batches = (
+            length_batches(lengths, batch_size)
+            if encoder is None
+            else token_batches(lengths, encoder.token_budget)
+        )
         for rows in batches:
             batch = [ids[row] for row in rows]
             embedded = (

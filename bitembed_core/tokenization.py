@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 PAD_MULTIPLE = 8
 TEXTS_AHEAD = 512
-TOKEN_BUDGET = 2048
+TOKEN_BUDGET = 2048  # on CPUs
 
 
 def padded_length(tokens: int) -> int:
@@ -53,7 +53,7 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
             yield same_length[start : start + batch_size]
 
 
-def token_batches(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> Iterator[list[int]]:
+def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices in order, in batches of at most `budget` tokens together, or of one longer text."""
     batch: list[int] = []
     tokens = 0

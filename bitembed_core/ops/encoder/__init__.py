@@ -15,9 +15,9 @@ __all__ = ["NativeEncoder", "NotDescribed", "OwnEncoder", "describe", "own_encod
 
 
 class OwnEncoder(Protocol):
-    """A model in a kernel's own form. `any_lengths`: texts of all lengths together cost it no padding."""
+    """A model in a kernel's own form. It takes texts of all lengths together without padding, `token_budget` at a time."""
 
-    any_lengths: bool
+    token_budget: int
 
     def is_current(self, pooling: PoolingMode) -> bool: ...
 

@@ -18,6 +18,7 @@ from bitembed_core.ops.encoder.architecture import LayerPart, NormPart, check_id
 from bitembed_core.ops.rows.native import table_operand
 from bitembed_core.ops.ternary_linear import KERNELS, Norm
 from bitembed_core.pooling import PoolingMode
+from bitembed_core.tokenization import TOKEN_BUDGET
 
 FIRST_POSITIONS = 512  # rotations are computed for twice as many whenever a text is longer
 
@@ -30,7 +31,7 @@ class NativeEncoder:
         ValueError: a weight is damaged.
     """
 
-    any_lengths = True
+    token_budget = TOKEN_BUDGET
 
     def __init__(self, model: PreTrainedModel, pooling: PoolingMode) -> None:
         self._model = model

@@ -22,6 +22,40 @@ def round_half_even(x):
 
 
 @triton.jit
+def store_codes(
+    x,
+    gain_ptr,
+    codes_ptr,
+    scale_ptr,
+    token,
+    k,
+    inside,
+    features,
+    eps,
+    PROJECTIONS: tl.constexpr,
+    HAS_GAIN: tl.constexpr,
+):
+    """Codes and scales of a token x for each projection; returns its inverse RMS."""
+    inverse_rms = 1.0
+    if HAS_GAIN:
+        mean_square = tl.div_rn(tl.sum(x * x, axis=0), features * 1.0)
+        inverse_rms = tl.rsqrt(mean_square + eps)
+    for projection in tl.static_range(PROJECTIONS):
+        y = x
+        if HAS_GAIN:
+            gain = tl.load(gain_ptr + projection * features + k, mask=inside, other=0.0).to(tl.float32)
+            y = x * inverse_rms * gain
+        # Sizes are compared as integers, for which NaN is the largest: it must reach the result.
+        size = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+        largest = tl.max(size, axis=0).to(tl.float32, bitcast=True)
+        code = round_half_even(tl.div_rn(y * 127.0, largest + 1e-5)).to(tl.int8)
+        row = projection * tl.num_programs(0).to(tl.int64) + token
+        tl.store(codes_ptr + row * features + k, code, mask=inside)
+        tl.store(scale_ptr + row, tl.div_rn(largest, 127.0))
+    return inverse_rms
+
+
+@triton.jit
 def norm_quantize_kernel(
     x_ptr,
     gain_ptr,
@@ -39,23 +73,10 @@ def norm_quantize_kernel(
     k = tl.arange(0, BLOCK)
     inside = k < features
     x = tl.load(x_ptr + token * x_stride + k, mask=inside, other=0.0).to(tl.float32)
-    inverse_rms = 1.0
-    if HAS_GAIN:
-        mean_square = tl.div_rn(tl.sum(x * x, axis=0), features * 1.0)
-        inverse_rms = tl.rsqrt(mean_square + eps)
+    inverse_rms = store_codes(
+        x, gain_ptr, codes_ptr, scale_ptr, token, k, inside, features, eps, PROJECTIONS, HAS_GAIN
+    )
     tl.store(inverse_rms_ptr + token, inverse_rms)
-    for projection in tl.static_range(PROJECTIONS):
-        y = x
-        if HAS_GAIN:
-            gain = tl.load(gain_ptr + projection * features + k, mask=inside, other=0.0).to(tl.float32)
-            y = x * inverse_rms * gain
-        # Sizes are compared as integers, for which NaN is the largest: it must reach the result.
-        size = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-        largest = tl.max(size, axis=0).to(tl.float32, bitcast=True)
-        code = round_half_even(tl.div_rn(y * 127.0, largest + 1e-5)).to(tl.int8)
-        row = projection * tl.num_programs(0).to(tl.int64) + token
-        tl.store(codes_ptr + row * features + k, code, mask=inside)
-        tl.store(scale_ptr + row, tl.div_rn(largest, 127.0))
 
 
 @triton.jit

@@ -15,7 +15,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bitembed_core.ops import tuning
+from bitembed_core.ops.attention.triton import QUERIES, attention_kernel, fitted_span, prepare_heads_kernel
 from bitembed_core.ops.candidate_losses.triton import contrastive_kernel, distillation_kernel
+from bitembed_core.ops.norm_quantize.joined import join_kernel
 from bitembed_core.ops.norm_quantize.triton import norm_backward_kernel, norm_quantize_kernel
 from bitembed_core.ops.output_quantize.triton import output_quantize_kernel
 from bitembed_core.ops.packed_scores.triton import packed_scores_kernel
@@ -25,7 +27,8 @@ from bitembed_core.ops.weight_quantize.triton import partial_sums_kernel, ternar
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # that a block may have
 POINTERS = {"codes_ptr": "*i8", "real_ptr": "*i8", "target_ptr": "*i64", "owner_ptr": "*i64"}
-FLOATS = {"eps", "margin", "inverse_temperature", "student_inverse", "teacher_inverse"}
+FLOATS = {"eps", "margin", "inverse_temperature", "student_inverse", "teacher_inverse", "scale"}
+FLOATS |= {"own_eps", "after_eps", "before_eps"}
 RELATIONS = {"ROWS": 64, "STUDENT_WIDTH": 32, "TEACHER_WIDTH": 64}
 
 
@@ -40,7 +43,8 @@ def compiled(
             signature[name] = types.get(name, POINTERS.get(name, "*fp32"))
         else:
             signature[name] = "fp32" if name in FLOATS else "i32"
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind[0] == "*"}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     result = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assert result.asm["cubin"]
     return {"kernel": kernel.__name__, "capability": capability, "shared": result.metadata.shared, **options}
@@ -112,8 +116,30 @@ def others(capability: int) -> list[dict[str, Any]]:
     ]
 
 
+def encoders(capability: int) -> list[dict[str, Any]]:
+    rows = []
+    for width in (32, 128, 256):
+        for dtype, size in (("*bf16", 2), ("*fp32", 4)):
+            span = fitted_span(width, size, SHARED_BYTES[capability])
+            sizes = {"WIDTH": width, "BLOCK_WIDTH": width, "QUERIES": QUERIES, "KEYS": span.keys}
+            flags = {"CAUSAL": True, "HAS_WINDOW": True, "PRECISION": "tf32x3"}
+            types = {"qkv_ptr": dtype, "y_ptr": dtype, **dict.fromkeys(BLOCKS, "*i32")}
+            options = {"num_warps": span.warps, "num_stages": span.stages}
+            rows.append(compiled(attention_kernel, capability, sizes | flags, types, **options))
+    sizes = {"HALF": 128, "BLOCK_HEADS": 8, "BLOCK_HALF": 128, "HAS_NORM": True, "HAS_ROTATION": True}
+    types = {"qkv_ptr": "*bf16", "position_ptr": "*i32"}
+    rows.append(compiled(prepare_heads_kernel, capability, sizes, types))
+    flags = {"OWN": 1, "AFTER": 2, "BEFORE": 1, "HAS_RESIDUAL": True, "STORES": True, "HAS_GAIN": True}
+    types = dict.fromkeys(("x_ptr", "residual_ptr", "states_ptr"), "*bf16")
+    none = {"own_bias_ptr": None, "before_bias_ptr": None}
+    rows.append(compiled(join_kernel, capability, flags | none | {"PROJECTIONS": 2, "BLOCK": 1024}, types))
+    return rows
+
+
 HALVES = ("first_ptr", "second_ptr")
+BLOCKS = ("start_ptr", "first_ptr", "end_ptr")
 
 if __name__ == "__main__":
     capability = int(sys.argv[1])
-    print(json.dumps(products(capability, every=sys.argv[2:] == ["every"]) + others(capability)))
+    rows = products(capability, every=sys.argv[2:] == ["every"])
+    print(json.dumps(rows + others(capability) + encoders(capability)))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bitembed_core import BitEmbedder
-from bitembed_core.ops.encoder.fused import FusedEncoder
+from bitembed_core.ops.encoder.fused import FusedEncoder, batch_of, filled
 
 ARCHITECTURES = ["bert", "qwen3", "gemma3"]
 
@@ -32,6 +32,52 @@ def test_fused_encoder(architecture, pooling, make_embedder, texts, device) -> N
     # One activation on the other side of a rounding step changes a vector a little.
     assert (actual * expected).sum(dim=1).min() > 0.999
     assert (actual * expected).sum(dim=1).median() > 0.9999
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_texts_do_not_depend_on_their_company(architecture, make_embedder, texts, device) -> None:
+    """Nor on what a batch is filled up with, nor, on a card, on whether it runs for the first time or as a graph."""
+    embedder = make_embedder(architecture)
+    embedder.convert()
+    embedder.freeze()
+    embedder.model.to(device)
+    embedder._use_kernel("triton")
+    encoder = FusedEncoder(embedder.model, "mean")
+    ids = [embedder.tokenizer(text)["input_ids"] for text in texts]
+    alone = torch.cat([encoder.encode([tokens]) for tokens in ids])
+    for order in ([0, 1, 2], [2, 0, 1], [0, 1, 2], [0, 1, 2], [1, 1, 2, 0, 1]):
+        assert torch.equal(encoder.encode([ids[i] for i in order]), alone[order])
+
+
+def test_positions_grow(make_embedder, texts, device, monkeypatch) -> None:
+    """Longer texts than all before get rotations of their own, and earlier sizes still the right ones."""
+    monkeypatch.setattr("bitembed_core.ops.encoder.fused.FIRST_POSITIONS", 1)
+    embedder = make_embedder("gemma3")
+    embedder.convert()
+    embedder.freeze()
+    embedder.model.to(device)
+    embedder._use_kernel("triton")
+    ids = [embedder.tokenizer(text)["input_ids"] for text in texts]
+    short, long = ids[0][:2], ids[1] + ids[2]
+    grown, fresh = FusedEncoder(embedder.model, "last"), FusedEncoder(embedder.model, "last")
+    before = [grown.encode([short]) for _ in range(3)]
+    assert torch.equal(grown.encode([long]), fresh.encode([long]))
+    assert torch.equal(grown.encode([short]), before[0])
+    assert torch.equal(before[2], before[0])
+
+
+def test_batches_come_in_few_sizes() -> None:
+    sizes = {filled(tokens) for tokens in range(1, 16_385)}
+    assert len(sizes) <= 8 * 10
+    for tokens in range(1, 16_385):
+        assert tokens <= filled(tokens) <= max(16, tokens + max(15, tokens / 8))
+    for lengths in ([1], [3, 130, 64], [200] * 90):
+        ids = [list(range(1, n + 1)) for n in lengths]
+        batch = batch_of(ids)
+        assert len(batch.inputs) == 2 * batch.tokens + 3 * batch.blocks
+        total = sum(lengths)
+        assert batch.inputs[:total].tolist() == [t for tokens in ids for t in tokens]
+        assert batch.inputs[batch.tokens :][:total].tolist() == [t for n in lengths for t in range(n)]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
