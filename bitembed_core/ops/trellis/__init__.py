@@ -11,8 +11,13 @@ __all__ = ["LARGEST_TARGET", "TOP", "Trellis", "encode", "levels"]
 
 
 def encode(targets_ND: Tensor, trellis: Trellis) -> Tensor:
-    """The codes uint8 (n, code_bytes) whose values come closest to int16 targets (n, dim); see `reference.encode`."""
-    return (native if _natively(targets_ND) else reference).encode(targets_ND, trellis)
+    """The codes uint8 (n, code_bytes) whose values come closest to int16 targets (n, dim); see `reference.encode`.
+
+    Targets on another device go to the CPU and back: step by step a card takes far longer.
+    """
+    if library.available():
+        return native.encode(targets_ND.cpu(), trellis).to(targets_ND.device)
+    return reference.encode(targets_ND, trellis)
 
 
 def levels(codes_NB: Tensor, dim: int, trellis: Trellis) -> Tensor:
@@ -25,8 +30,5 @@ def levels(codes_NB: Tensor, dim: int, trellis: Trellis) -> Tensor:
         raise ValueError(
             f"codes of {dim} values are (n, {trellis.code_bytes(dim)}), got {tuple(codes_NB.shape)}"
         )
-    return (native if _natively(codes_NB) else reference).levels(codes_NB, dim, trellis)
-
-
-def _natively(x: Tensor) -> bool:
-    return x.device.type == "cpu" and library.available()
+    natively = codes_NB.device.type == "cpu" and library.available()
+    return (native if natively else reference).levels(codes_NB, dim, trellis)

@@ -78,6 +78,16 @@ def test_native_codes_are_the_references(name, isa) -> None:
     assert reference.encode(torch.empty(0, 9, dtype=torch.int16), code).shape == (0, code.code_bytes(9))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ALL)
+def test_codes_of_tensors_on_a_card_are_the_same(name) -> None:
+    code, targets = ALL[name], adversarial(131)
+    codes = trellis.encode(targets.cuda(), code)
+    assert codes.is_cuda
+    assert torch.equal(codes.cpu(), reference.encode(targets, code))
+    assert torch.equal(trellis.levels(codes, 131, code).cpu(), reference.levels(codes.cpu(), 131, code))
+
+
 @needs_library
 def test_strided_codes_are_copied_for_as_long_as_they_are_read() -> None:
     """A copy of so many bytes goes back to the system as soon as nothing holds it."""
