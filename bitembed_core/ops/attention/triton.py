@@ -21,6 +21,7 @@ from bitembed_core.ops.tuning import card
 
 QUERIES_ON_A_CARD = 64
 QUERIES = 16 if gpu.interpreting() else QUERIES_ON_A_CARD  # tokens of a block
+WARPS = 4
 LEAST_WIDTH = 16  # that tensor cores take
 
 
@@ -38,10 +39,9 @@ class Heads(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Keys and stages of a kernel's loop, and its warps."""
+    """Keys of a turn of the kernel's loop, and its stages."""
 
     keys: int
-    warps: int
     stages: int
 
 
@@ -191,7 +191,7 @@ def attention(
         QUERIES=QUERIES,
         KEYS=span.keys,
         PRECISION="tf32x3",  # of float32 operands: its precision, on tensor cores
-        num_warps=span.warps,
+        num_warps=WARPS,
         num_stages=span.stages,
     )
     return y
@@ -247,7 +247,7 @@ def _check(qkv_MN: Tensor, heads: Heads) -> None:
 
 def _span(block_width: int, x: Tensor) -> Span:
     if gpu.interpreting():
-        return Span(16, 1, 1)
+        return Span(16, 1)
     return fitted_span(block_width, x.element_size(), card(x.device).shared_bytes)
 
 

@@ -124,7 +124,7 @@ def encoders(capability: int) -> list[dict[str, Any]]:
             sizes = {"WIDTH": width, "BLOCK_WIDTH": width, "QUERIES": QUERIES, "KEYS": span.keys}
             flags = {"CAUSAL": True, "HAS_WINDOW": True, "PRECISION": "tf32x3"}
             types = {"qkv_ptr": dtype, "y_ptr": dtype, **dict.fromkeys(BLOCKS, "*i32")}
-            options = {"num_warps": span.warps, "num_stages": span.stages}
+            options = {"num_warps": 4, "num_stages": span.stages}
             rows.append(compiled(attention_kernel, capability, sizes | flags, types, **options))
     sizes = {"HALF": 128, "BLOCK_HEADS": 8, "BLOCK_HALF": 128, "HAS_NORM": True, "HAS_ROTATION": True}
     types = {"qkv_ptr": "*bf16", "position_ptr": "*i32"}
