@@ -206,7 +206,7 @@ class Bench:
             "bfloat16": lambda: embed(plain),
         }
         if (texts, length) in COMPILED:
-            torch.compiler.reset()  # otherwise the second shape is compiled for all
+            torch._dynamo.reset()  # otherwise the second shape is compiled for all
             compiled = torch.compile(plain, mode="reduce-overhead", dynamic=False)
             runs["bfloat16 compiled"] = lambda: embed(compiled)
         seconds = interleaved(runs, self.device)

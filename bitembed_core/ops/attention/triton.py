@@ -254,9 +254,7 @@ def _span(block_width: int, x: Tensor) -> Span:
 def fitted_span(block_width: int, element_bytes: int, shared_bytes: int) -> Span:
     """The largest with which two programs share a multiprocessor's memory, or the smallest."""
     queries = QUERIES_ON_A_CARD * (2 if element_bytes == 4 else 1)  # float32 is split into parts
-    spans = [
-        Span(keys, 4 if block_width <= 128 else 8, stages) for keys, stages in ((64, 2), (32, 2), (16, 2))
-    ]
+    spans = [Span(keys, stages) for keys, stages in ((32, 3), (32, 2), (16, 2))]
     for span in spans:
         if 2 * (queries + 2 * span.keys * span.stages) * block_width * element_bytes <= shared_bytes:
             return span
