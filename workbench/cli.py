@@ -113,6 +113,13 @@ def parser() -> argparse.ArgumentParser:
         "projection norms, f16 for models in floating point",
     )
     command.add_argument(
+        "--flatten",
+        metavar="FILE",
+        help="make the directions in which the first 4000 texts of this .jsonl or .parquet file differ more alike: few bits "
+        "keep more then, above all graded-1bit after --rotation principal. Cosines change, and stored vectors have to be "
+        "encoded again",
+    )
+    command.add_argument(
         "--centre",
         metavar="FILE",
         help="take most of the mean over the first 4000 texts of this .jsonl or .parquet file out of the vectors: rounding "
@@ -187,11 +194,16 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> int:
     """Write a model in another layout."""
     from workbench.centring import CENTRE_TEXTS, take_out_mean
+    from workbench.flattening import FLATTENING_TEXTS, flatten_spectrum
     from workbench.model_export import load_for_export, size_on_disk
     from workbench.rotation import ROTATION_TEXTS, rotate
     from workbench.search.text_files import read_texts
 
     embedder = load_for_export(arguments.model, arguments.layout)
+    if arguments.flatten is not None:
+        flatten_spectrum(
+            embedder, [row.text for row in islice(read_texts(arguments.flatten), FLATTENING_TEXTS)]
+        )
     if arguments.centre is not None:
         take_out_mean(embedder, [row.text for row in islice(read_texts(arguments.centre), CENTRE_TEXTS)])
     if arguments.rotation is not None:

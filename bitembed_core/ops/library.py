@@ -129,6 +129,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     ),
     "trellis_encode": (c_int, [c_void_p, *[c_int64] * 2, *[c_int32] * 2, *[c_void_p] * 2, c_int]),
     "trellis_levels": (None, [c_void_p, *[c_int64] * 2, *[c_int32] * 2, *[c_void_p] * 2, c_int]),
+    "graded_levels": (None, [c_void_p, *[c_int64] * 3, *[c_void_p] * 4, c_int]),
     "peak_gops": (c_double, [c_int]),
     "read_gbs": (c_double, [c_int]),
     "time_linears": (c_double, [c_void_p, c_int64, POINTER(Linear), c_int64, c_void_p, c_int64, c_int]),

@@ -30,7 +30,9 @@ class StorageFormat:
     `int4-fitted`, `int2-fitted`, `binary-fitted` and `ternary-fitted` (1.6 bits) take as many bytes and keep more: codes
     are fitted to the vector, and the float32 is a correction (`schemes`). They store directions: what they decode to has a
     length of about 1. `trellis-2bit`, `trellis-1.5bit` and `trellis-1bit` are fitted too, and keep still more at the same
-    bytes: values share bits. They suit embeddings whose components are alike, as after a rotation.
+    bytes: values share bits. They suit embeddings whose components are alike, as after a rotation. `graded-1bit` has two
+    bits for about the first third of the components, one for the second and none for the rest: after a rotation to
+    principal axes (`Rotation.principal`) it keeps most at the bytes of one bit for each.
 
     A name followed by `-128d` keeps the first 128 components only (Matryoshka, arXiv 2205.13147) and decodes the others as
     zero; queries are compared by their first components too. That pays for models trained for it and after a rotation to
@@ -52,7 +54,7 @@ class StorageFormat:
             )
         if self.dim < 1:
             raise ValueError(f"an embedding has at least one dimension, not {self.dim}")
-        if self.kept > self.dim:
+        if (split_name(self.name)[1] or 0) > self.dim:
             raise ValueError(f"{self.name} keeps more than the {self.dim} dimensions that there are")
 
     @property
@@ -63,7 +65,8 @@ class StorageFormat:
     @property
     def kept(self) -> int:
         """Components that are stored."""
-        return split_name(self.name)[1] or self.dim
+        shortened = split_name(self.name)[1] or self.dim
+        return shortened if self.scheme is None else self.scheme.kept(shortened)
 
     @property
     def scheme(self) -> Scheme | None:

@@ -59,12 +59,14 @@ def fake_quantize_output(e: Tensor, bits: int | str) -> Tensor:
 
     Args:
         bits: 1, 2, 4 or 8; 16 returns `e` itself; or the name of a storage format. A fitted format's values keep e's length,
-            a shortened format gives the components that it keeps (..., kept).
+            a shortened or graded format gives the components that it keeps (..., kept).
     """
     check_output_bits([bits])
     if isinstance(bits, str):
         bits, kept = split_name(bits)
         e, bits = e[..., :kept], NAMED_BITS.get(bits, bits)
+    if isinstance(bits, str):
+        e = e[..., : SCHEMES[bits].kept(e.shape[-1])]
     if bits == 16:
         return e
     with torch.no_grad():

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bitembed_core.ops.trellis.tables import TRELLISES
+from bitembed_core.ops.trellis.tables import GRADED, TRELLISES
 from bitembed_core.storage.schemes import FITTED, Scheme
 
 FLOATS: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
@@ -15,7 +15,7 @@ SCHEMES = {
     "int2": Scheme(3),
     "binary": Scheme(1),
     **{name: Scheme(top, fitted=True) for name, top in FITTED.items()},
-    **{name: Scheme(255, fitted=True, trellis=code) for name, code in TRELLISES.items()},
+    **{name: Scheme(255, fitted=True, trellis=code) for name, code in (TRELLISES | GRADED).items()},
 }
 PRECISIONS = (*FLOATS, *SCHEMES)
 SHORTENED = re.compile(r"(?P<precision>.+)-(?P<kept>[1-9]\d*)d")

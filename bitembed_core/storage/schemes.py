@@ -6,7 +6,7 @@ values of x's codes it is `|x| / <x, v>`, so that a query's inner product with w
 direction, and without bias for others; and the codes are those whose values v have the largest cosine with x.
 
 Trellis formats (`ops.trellis`) have that correction too, but values share their bits: a code is found for the vector as a
-whole, and stands for values `2 z / 255 - 1` that are looked up.
+whole, and stands for values `2 z / 255 - 1` that are looked up. A graded format has two of them.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitembed_core.ops import trellis
-from bitembed_core.ops.trellis.tables import TrellisCode
+from bitembed_core.ops.trellis.tables import GradedCode, TrellisCode
 from bitembed_core.storage.bit_packing import codes_of_bytes, expand_bytes, pack_bits
 
 FITTED = {
@@ -47,7 +47,7 @@ class Scheme:
 
     top: int
     fitted: bool = False
-    trellis: TrellisCode | None = None
+    trellis: TrellisCode | GradedCode | None = None
 
     @property
     def places(self) -> int:
@@ -59,8 +59,12 @@ class Scheme:
         """Bits per value."""
         return 8 / self.places if self.trellis is None else self.trellis.trellis.bits
 
+    def kept(self, dim: int) -> int:
+        """How many of a vector's `dim` components are stored: all, but for graded codes."""
+        return self.trellis.trellis.kept(dim) if isinstance(self.trellis, GradedCode) else dim
+
     def code_bytes(self, dim: int) -> int:
-        """Bytes of one vector's codes."""
+        """Bytes of one vector's codes, of the `dim` components that are stored."""
         return -(-dim // self.places) if self.trellis is None else self.trellis.trellis.code_bytes(dim)
 
     def pack(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -116,29 +120,53 @@ def fitted_codes(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return codes, _correction(x, 2 * codes.float() / top - 1)
 
 
-def trellis_codes(x: Tensor, code: TrellisCode) -> tuple[Tensor, Tensor]:
+def trellis_codes(x: Tensor, code: TrellisCode | GradedCode) -> tuple[Tensor, Tensor]:
     """Packed codes uint8 (n, code_bytes) of vectors (n, d), and the correction float32 (n, 1); 0 for a zero vector."""
     x = x.float().contiguous()  # sums, and so codes, do not depend on the layout
     largest = x.abs().amax(dim=1, keepdim=True)
     x = x / torch.where(largest > 0, largest, 1)
-    rms = x.square().mean(dim=1, keepdim=True).sqrt()
-    targets = x / torch.where(rms > 0, rms, 1) * (trellis.TOP / code.reach)
-    largest_target = trellis.LARGEST_TARGET
-    codes = trellis.encode(targets.round().clamp(-largest_target, largest_target).short(), code.trellis)
-    values = 2 * trellis.levels(codes, x.shape[1], code.trellis).float() / trellis.TOP - 1
-    return codes, _correction(x, values)
+    codes = _closest(x, code) if isinstance(code, TrellisCode) else _graded(x, code)
+    return codes, _correction(x, values_of(codes, x.shape[1], code.trellis))
+
+
+def values_of(codes: Tensor, dim: int, code: trellis.Trellis | trellis.Graded) -> Tensor:
+    """The values (n, dim) in [-1, 1] that packed codes stand for."""
+    return 2 * trellis.levels(codes, dim, code).float() / trellis.TOP - 1
 
 
 def fake_quantized(e: Tensor, scheme: Scheme) -> Tensor:
-    """The values (..., d) that the codes of e (..., d) in a fitted scheme stand for, at e's length."""
-    flat = e.reshape(-1, e.shape[-1]).float()
+    """The values (..., d) that the codes of e (..., d) in a fitted scheme stand for, at e's length: those that it keeps."""
+    flat = e.reshape(-1, e.shape[-1])[:, : scheme.kept(e.shape[-1])].float()
     if scheme.trellis is None:
         codes, correction = fitted_codes(flat, scheme.top)
+        values = 2 * codes.float() / scheme.top - 1
     else:
         packed, correction = trellis_codes(flat, scheme.trellis)
-        codes = trellis.levels(packed, flat.shape[1], scheme.trellis.trellis)
-    values = (2 * codes.float() / scheme.top - 1) * correction * flat.norm(dim=1, keepdim=True)
-    return values.view(e.shape)
+        values = values_of(packed, flat.shape[1], scheme.trellis.trellis)
+    return (values * correction * flat.norm(dim=1, keepdim=True)).view(*e.shape[:-1], -1)
+
+
+def _closest(x: Tensor, code: TrellisCode) -> Tensor:
+    """The codes of a trellis that come closest to vectors (n, d)."""
+    rms = x.square().mean(dim=1, keepdim=True).sqrt()
+    targets = x / torch.where(rms > 0, rms, 1) * (trellis.TOP / code.reach)
+    largest_target = trellis.LARGEST_TARGET
+    return trellis.encode(targets.round().clamp(-largest_target, largest_target).short(), code.trellis)
+
+
+def _graded(x: Tensor, code: GradedCode) -> Tensor:
+    """The codes of both parts of vectors (n, kept), each found by itself, and the byte of their sizes.
+
+    A part's size is such that the inner product of the part with its values is right.
+    """
+    packed, scales = [], []
+    parts = [part.flip(1) for part in x.split(code.trellis.parts(x.shape[1]), dim=1)]
+    for part, own in zip(parts, (code.first, code.second), strict=True):
+        codes = _closest(part, own)
+        inner = (part * values_of(codes, part.shape[1], own.trellis)).sum(dim=1)
+        scales.append(torch.where(inner > 0, part.square().sum(dim=1) / torch.where(inner > 0, inner, 1), 0))
+        packed.append(codes)
+    return torch.cat([*packed, trellis.size_bytes(torch.stack(scales, dim=1))[:, None]], dim=1)
 
 
 def _correction(x: Tensor, values: Tensor) -> Tensor:

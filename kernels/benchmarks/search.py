@@ -29,7 +29,7 @@ from workbench.environment import environment
 
 FORMATS = (
     *("int8", "int4-fitted", "int2-fitted", "ternary-fitted", "binary-fitted", "binary"),
-    *("trellis-2bit", "trellis-1bit"),
+    *("trellis-2bit", "trellis-1bit", "graded-1bit"),
 )
 CHECKED = 20_000
 QUIET_SECONDS = 0.05  # until the threads of the way before sleep

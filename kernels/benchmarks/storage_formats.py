@@ -4,9 +4,10 @@
 
 The model's float32 embeddings of the offline retrieval tasks are stored in every format; nothing is trained here. "float
 queries" compares the query as it is with stored documents, "symmetric" with the query stored in the same way. Numbers are
-nDCG@10 (gain over log2 of rank + 1), and the share of float32's, mean over the tasks; "centred" vectors, on both sides, have
-most of the mean taken out. What needs calibration (means, rotations, sentence-transformers' int8) gets it from training text
-of the catalog, never from the tasks. faiss's formats are left out where it is not installed.
+nDCG@10 (gain over log2 of rank + 1), and the share of float32's as the model gives it, mean over the tasks. "centred"
+vectors, on both sides, have most of the mean taken out, "flattened" ones went through `OutputMap.flattening`; both change
+what float32 finds, which has rows of its own. What needs calibration (means, spectra, rotations, sentence-transformers'
+int8) gets it from training text of the catalog, never from the tasks. faiss's formats are left out where it is not there.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ import torch
 
 from bitembed_core import StorageFormat
 from bitembed_core.files import write_json
+from bitembed_core.output_map import OutputMap
 from bitembed_core.storage.centre import Centre
 from bitembed_core.storage.formats import SCHEMES
 from bitembed_core.storage.rotation import Rotation
@@ -45,6 +47,8 @@ SHORTENED = {
     "trellis-1.5bit": 2 / 3,
 }
 CENTRED = ("float32", "int4-fitted", "trellis-2bit", "int2-fitted", "trellis-1bit", "binary-fitted", "binary")
+FLATTENED = CENTRED
+ON_PRINCIPAL_AXES = ("graded-1bit", "trellis-1bit")  # without shortening
 TASK_NAMES = ("ret_boolq", "ret_fiqa_mini", "ret_consumer_contracts", "ret_debian", "ret_xsum")
 CALIBRATION_TEXTS = 4000
 Matrix = np.ndarray
@@ -56,6 +60,7 @@ class Task(NamedTuple):
     relevant: list[dict[int, int]]  # of each query: row of a document -> gain
 
 
+Step = Callable[[torch.Tensor], torch.Tensor]  # what vectors go through before they are stored
 # Documents and queries -> scores (q, n).
 Scorer = Callable[[Matrix, Matrix], Matrix]
 
@@ -155,17 +160,31 @@ def ways(dim: int, calibration: Matrix) -> list[Way]:
                 continue
             for symmetric in (False, True):
                 queries = "symmetric" if symmetric else "float queries"
-                scorer = stored(form, rotation, symmetric)
+                scorer = stored(form, [rotation] if rotation else [], symmetric)
                 found.append(Way(f"{name}{suffix}, {queries}", form.bytes_per_vector, scorer))
     x = torch.from_numpy(calibration)
-    centre, turned = Centre.of(x), Rotation.random(dim)
-    for name in CENTRED:
+    centre, flattening, turned = Centre.of(x), OutputMap.flattening(x), Rotation.random(dim)
+    before: list[tuple[str, Step, tuple[str, ...]]] = [
+        ("centred", centre, CENTRED),
+        ("flattened", flattening, FLATTENED),
+    ]
+    for done, step, names in before:
+        for name in names:
+            form = StorageFormat(name, dim)
+            for symmetric in (False, True):
+                queries = "symmetric" if symmetric else "float queries"
+                scorer = stored(form, [step, turned], symmetric)
+                way = f"{name}, {done}, random rotation, {queries}"
+                found.append(Way(way, form.bytes_per_vector, scorer))
+    principal, principal_of_flat = Rotation.principal(x), Rotation.principal(flattening(x))
+    for name in (*ON_PRINCIPAL_AXES, f"trellis-2bit-{dim // 2}d"):
         form = StorageFormat(name, dim)
-        for symmetric in (False, True):
-            queries = "symmetric" if symmetric else "float queries"
-            scorer = stored(form, turned, symmetric, centre)
-            found.append(Way(f"{name}, centred, random rotation, {queries}", form.bytes_per_vector, scorer))
-    principal = Rotation.principal(x)
+        scorer = stored(form, [flattening, principal_of_flat], symmetric=False)
+        way = f"{name}, flattened, principal axes, float queries"
+        found.append(Way(way, form.bytes_per_vector, scorer))
+        if name in ON_PRINCIPAL_AXES:
+            scorer = stored(form, [principal], symmetric=False)
+            found.append(Way(f"{name}, principal axes, float queries", form.bytes_per_vector, scorer))
     for name, share in SHORTENED.items():
         kept = int(share * dim)
         form = StorageFormat(f"{name}-{kept}d", dim)
@@ -175,18 +194,15 @@ def ways(dim: int, calibration: Matrix) -> list[Way]:
             ", principal axes mixed": Rotation.principal(x, kept),
         }
         for suffix, rotation in axes.items():
-            scorer = stored(form, rotation, symmetric=False)
+            scorer = stored(form, [rotation] if rotation else [], symmetric=False)
             found.append(Way(f"{form.name}{suffix}, float queries", form.bytes_per_vector, scorer))
     return found + sentence_transformers_ways(dim, calibration) + faiss_ways(dim, calibration)
 
 
-def stored(
-    form: StorageFormat, rotation: Rotation | None, symmetric: bool, centre: Centre | None = None
-) -> Scorer:
+def stored(form: StorageFormat, steps: Sequence[Step], symmetric: bool) -> Scorer:
     def scores(documents: Matrix, queries: Matrix) -> Matrix:
-        for part in (centre, rotation):
-            if part is not None:
-                documents, queries = (part(torch.from_numpy(x)).numpy() for x in (documents, queries))
+        for step in steps:
+            documents, queries = (step(torch.from_numpy(x)).numpy() for x in (documents, queries))
         return form.encode(documents).scores(form.encode(queries) if symmetric else queries)
 
     return scores

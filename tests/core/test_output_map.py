@@ -47,6 +47,42 @@ def test_fit_undoes_a_stretching() -> None:
     assert torch.allclose(fitted(x).norm(dim=1), torch.ones(5000), atol=1e-5)
 
 
+def test_flattening_takes_a_power_of_the_spectrum() -> None:
+    """Mean squares along the principal axes, relative to each other, before the last normalisation; axes stay."""
+    generator = np.random.default_rng(0)
+    x = unit(generator.standard_normal((5000, 12)) @ np.diag(np.geomspace(1, 0.1, 12)) + 0.3)
+    axes = np.linalg.eigh(x.T @ x)[1]
+    before = np.square(x @ axes).mean(axis=0)
+    for power in (0.0, 0.3, 1.0):
+        matrix = OutputMap.flattening(torch.from_numpy(7 * x), power).matrix.numpy()
+        after = np.square(x @ matrix @ axes).mean(axis=0)
+        np.testing.assert_allclose(
+            after / after.mean(), before ** (1 - power) / (before ** (1 - power)).mean(), rtol=1e-4
+        )
+    mapped = OutputMap.flattening(torch.from_numpy(x), 0.3)(torch.from_numpy(x))
+    torch.testing.assert_close(mapped.norm(dim=1), torch.ones(5000).double())
+
+
+def test_flattening_of_vectors_that_fill_no_space() -> None:
+    """What embeddings have nothing of is not blown up: it counts as a thousandth of the mean."""
+    x = torch.zeros(50, 4)
+    x[:, 0] = 1
+    x[::2, 1] = 1
+    matrix = OutputMap.flattening(x, 1.0).matrix
+    assert matrix[2, 2] == pytest.approx(1e-3**-0.5, rel=1e-4)
+    assert torch.isfinite(matrix).all()
+    with pytest.raises(ValueError, match="at least as many"):
+        OutputMap.flattening(x[:3])
+    with pytest.raises(ValueError, match="power of 0 to 1"):
+        OutputMap.flattening(x, 1.5)
+
+
+def test_one_map_after_the_other(stretched) -> None:
+    x = torch.randn(9, 32, generator=torch.Generator().manual_seed(2))
+    other = OutputMap.flattening(torch.randn(40, 32, generator=torch.Generator().manual_seed(3)))
+    torch.testing.assert_close(stretched.then(other)(x), other(stretched(x)))
+
+
 def test_embeddings_are_mapped_then_turned(tiny_embedder, sentences, stretched) -> None:
     tiny_embedder.convert()
     before = tiny_embedder.encode(sentences)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bitembed_core.ops.trellis import Trellis, levels
+from bitembed_core.ops.trellis import Graded, Trellis, levels
 from bitembed_core.similarity import inner_products, unit_vectors
 
 
@@ -23,7 +23,7 @@ class Documents(NamedTuple):
     top: int
     longest: float  # the largest length of a row's weighted values
     kept: int  # codes of a row
-    trellis: Trellis | None = None
+    trellis: Trellis | Graded | None = None
 
     def part(self, rows: slice | Tensor) -> "Documents":
         """Some of them."""

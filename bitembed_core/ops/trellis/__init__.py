@@ -4,10 +4,11 @@ a vector's code is found as a whole, and a value needs fewer bits for the same e
 from torch import Tensor
 
 from bitembed_core.ops import library
-from bitembed_core.ops.trellis import native, reference
+from bitembed_core.ops.trellis import graded, native, reference
+from bitembed_core.ops.trellis.graded import Graded, size_bytes
 from bitembed_core.ops.trellis.reference import LARGEST_TARGET, TOP, Trellis
 
-__all__ = ["LARGEST_TARGET", "TOP", "Trellis", "encode", "levels"]
+__all__ = ["LARGEST_TARGET", "TOP", "Graded", "Trellis", "encode", "levels", "size_bytes"]
 
 
 def encode(targets_ND: Tensor, trellis: Trellis) -> Tensor:
@@ -20,8 +21,10 @@ def encode(targets_ND: Tensor, trellis: Trellis) -> Tensor:
     return reference.encode(targets_ND, trellis)
 
 
-def levels(codes_NB: Tensor, dim: int, trellis: Trellis) -> Tensor:
+def levels(codes_NB: Tensor, dim: int, trellis: Trellis | Graded) -> Tensor:
     """The levels uint8 (n, dim) of codes (n, code_bytes): z stands for `2 z - 255`.
+
+    A graded code has those of its two parts one after the other, and then the byte of their sizes; `dim` is what it keeps.
 
     Raises:
         ValueError: codes of another width.
@@ -31,4 +34,6 @@ def levels(codes_NB: Tensor, dim: int, trellis: Trellis) -> Tensor:
             f"codes of {dim} values are (n, {trellis.code_bytes(dim)}), got {tuple(codes_NB.shape)}"
         )
     natively = codes_NB.device.type == "cpu" and library.available()
+    if isinstance(trellis, Graded):
+        return (native.graded_levels if natively else graded.levels)(codes_NB, dim, trellis)
     return (native if natively else reference).levels(codes_NB, dim, trellis)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from bitembed_core.ops import library
+from bitembed_core.ops.trellis.graded import FACTORS, Graded
 from bitembed_core.ops.trellis.reference import Trellis
 
 
@@ -20,6 +21,23 @@ def encode(targets_ND: Tensor, trellis: Trellis) -> Tensor:
 def levels(codes_NB: Tensor, dim: int, trellis: Trellis) -> Tensor:
     """See `reference.levels`."""
     return _run("levels", codes_NB, dim, trellis, dim)
+
+
+def graded_levels(codes_NB: Tensor, kept: int, graded: Graded) -> Tensor:
+    """See `graded.levels`."""
+    codes_NB = codes_NB.contiguous()
+    out_NK = torch.empty(len(codes_NB), kept, dtype=torch.uint8)
+    library.native().bitembed_graded_levels(
+        library.pointer(codes_NB),
+        len(codes_NB),
+        *graded.parts(kept),
+        library.pointer(graded.first.levels_WV),
+        library.pointer(graded.second.levels_WV),
+        library.pointer(FACTORS),
+        library.pointer(out_NK),
+        library.threads(),
+    )
+    return out_NK
 
 
 def _run(operation: str, x_NI: Tensor, dim: int, trellis: Trellis, width: int) -> Tensor:

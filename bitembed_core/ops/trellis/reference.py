@@ -97,13 +97,13 @@ def _encode(targets_ND: Tensor, trellis: Trellis) -> Tensor:
 
 def levels(codes_NB: Tensor, dim: int, trellis: Trellis) -> Tensor:
     """The levels uint8 (n, dim) that codes (n, code_bytes) stand for."""
-    n, device = len(codes_NB), codes_NB.device
+    device = codes_NB.device
     # Eight zero bits in front: then the window of step t begins at bit (t + 1) k.
     bytes_NB = torch.nn.functional.pad(codes_NB.int(), (1, 1))
     begins_T = torch.arange(1, trellis.steps(dim) + 1, device=device) * trellis.step_bits
     pairs_NT = bytes_NB[:, begins_T // 8] * 256 + bytes_NB[:, begins_T // 8 + 1]
     windows_NT = (pairs_NT >> (8 - begins_T % 8)) & (WINDOWS - 1)
-    return trellis.levels_WV.to(device)[windows_NT.long()].view(n, -1)[:, :dim]
+    return trellis.levels_WV.to(device)[windows_NT.long()].flatten(1)[:, :dim]
 
 
 def _packed(new_bits_NT: Tensor, step_bits: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 import torch
 
 from bitembed_core.ops.trellis import encode, levels
+from bitembed_core.ops.trellis.graded import Graded
 from bitembed_core.ops.trellis.reference import TOP, WINDOWS, Trellis
 
 SAMPLES, DIM, ITERATIONS = 2000, 240, 25
@@ -65,6 +66,21 @@ TRELLISES = {
         "83b11c7b218a",
     ),
 }
+
+
+class GradedCode(NamedTuple):
+    """Two codes in one, and the codes of its parts."""
+
+    trellis: Graded
+    first: TrellisCode
+    second: TrellisCode
+
+    @classmethod
+    def of(cls, first: TrellisCode, second: TrellisCode) -> Self:
+        return cls(Graded(first.trellis, second.trellis), first, second)
+
+
+GRADED = {"graded-1bit": GradedCode.of(TRELLISES["trellis-2bit"], TRELLISES["trellis-1bit"])}
 
 
 def fitted(step_bits: int, step_values: int, seed: int = 0) -> TrellisCode:

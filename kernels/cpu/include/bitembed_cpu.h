@@ -143,6 +143,11 @@ int bitembed_trellis_encode(const int16_t* targets, int64_t n, int64_t dim, int3
 void bitembed_trellis_levels(const uint8_t* codes, int64_t n, int64_t dim, int32_t step_bits, int32_t step_values,
                              const uint8_t* levels, uint8_t* out, int threads);
 
+/* Levels (n, first + second) of graded codes: one of two bits a value, one of one bit, each from its last component to its
+   first, and a byte b: a level z is what is nearest to 2 z - 255 times `factors` (256, 2) of b and the part, in 256ths. */
+void bitembed_graded_levels(const uint8_t* codes, int64_t n, int64_t first, int64_t second, const uint8_t* first_levels,
+                            const uint8_t* second_levels, const int32_t* factors, uint8_t* out, int threads);
+
 /* GOPS of the widest dot-product instruction of the selected instruction set on `threads` threads; GB/s read from memory. */
 double bitembed_peak_gops(int threads);
 double bitembed_read_gbs(int threads);

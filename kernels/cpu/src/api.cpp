@@ -256,6 +256,11 @@ BITEMBED_EXPORT void bitembed_trellis_levels(const uint8_t* codes, int64_t n, in
                                              int32_t step_values, const uint8_t* levels, uint8_t* out, int threads) {
     kernels().trellis_levels(codes, n, dim, step_bits, step_values, levels, out, threads);
 }
+BITEMBED_EXPORT void bitembed_graded_levels(const uint8_t* codes, int64_t n, int64_t first, int64_t second,
+                                            const uint8_t* first_levels, const uint8_t* second_levels,
+                                            const int32_t* factors, uint8_t* out, int threads) {
+    kernels().graded_levels(codes, n, first, second, first_levels, second_levels, factors, out, threads);
+}
 BITEMBED_EXPORT double bitembed_peak_gops(int threads) { return kernels().peak_gops(threads); }
 
 }  // extern "C"

@@ -360,6 +360,12 @@ void trellis_levels(const uint8_t* codes, int64_t n, int64_t dim, int32_t step_b
     expand_trellis(codes, n, TrellisRun(dim, step_bits, step_values, levels), out, threads);
 }
 
+void graded_levels(const uint8_t* codes, int64_t n, int64_t first, int64_t second, const uint8_t* first_levels,
+                   const uint8_t* second_levels, const int32_t* factors, uint8_t* out, int threads) {
+    expand_graded(codes, n, TrellisRun(first, 2, 1, first_levels), TrellisRun(second, 1, 1, second_levels), factors, out,
+                  threads);
+}
+
 }  // namespace
 
 const bitembed::Kernels& bitembed::BITEMBED_KERNELS() {
@@ -367,6 +373,6 @@ const bitembed::Kernels& bitembed::BITEMBED_KERNELS() {
                                     scale_sums,     scale_gradient, norm_backward, linears,        latent_linear,
                                     feed_forward,   rotate,        attention,      lookup,
                                     pool,           encode,        search,         trellis_encode,
-                                    trellis_levels, peak_gops};
+                                    trellis_levels, graded_levels, peak_gops};
     return kernels;
 }

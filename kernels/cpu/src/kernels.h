@@ -24,6 +24,7 @@ struct Kernels {
     decltype(&bitembed_search) search;
     decltype(&bitembed_trellis_encode) trellis_encode;
     decltype(&bitembed_trellis_levels) trellis_levels;
+    decltype(&bitembed_graded_levels) graded_levels;
     decltype(&bitembed_peak_gops) peak_gops;
 };
 

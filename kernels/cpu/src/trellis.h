@@ -1,6 +1,8 @@
 // Trellis codes: the best code of a vector (Viterbi's algorithm), and the levels that codes stand for. Integers only.
 #pragma once
 
+#include <algorithm>
+
 #include "memory.h"
 #include "simd.h"
 #include "team.h"
@@ -178,6 +180,28 @@ inline void expand_trellis(const uint8_t* codes, int64_t n, const TrellisRun& ru
         for (int64_t item; (item = team.next(0, thread, blocks_of(n, VECTORS_OF_AN_ITEM))) >= 0;)
             for (int64_t i = item * VECTORS_OF_AN_ITEM; i < least(n, (item + 1) * VECTORS_OF_AN_ITEM); i++)
                 run.expand(codes + i * run.code_bytes, out + i * run.dim);
+    };
+    bitembed::run_team(threads, 1, work);
+}
+
+// Levels (n, first + second) of graded codes: a code of two bits a value, one of one bit, and a byte that chooses what the
+// levels z of both are multiplied with, in 256ths, as 2 z - 255. Each part is stored from its last component to its first.
+inline void expand_graded(const uint8_t* codes, int64_t n, const TrellisRun& first, const TrellisRun& second,
+                          const int32_t* factors, uint8_t* out, int threads) {
+    const int64_t bytes = first.code_bytes + second.code_bytes + 1, dim = first.dim + second.dim;
+    auto scaled = [](const TrellisRun& run, const uint8_t* code, int32_t factor, uint8_t* to) {
+        run.expand(code, to);
+        std::reverse(to, to + run.dim);
+        for (int64_t i = 0; i < run.dim; i++) to[i] = static_cast<uint8_t>((factor * (2 * to[i] - TOP_LEVEL) + 65536) >> 9);
+    };
+    auto work = [&](bitembed::Team& team, int thread) {
+        for (int64_t item; (item = team.next(0, thread, blocks_of(n, VECTORS_OF_AN_ITEM))) >= 0;)
+            for (int64_t i = item * VECTORS_OF_AN_ITEM; i < least(n, (item + 1) * VECTORS_OF_AN_ITEM); i++) {
+                const uint8_t* code = codes + i * bytes;
+                const int32_t* factor = factors + 2 * code[bytes - 1];
+                scaled(first, code, factor[0], out + i * dim);
+                scaled(second, code + first.code_bytes, factor[1], out + i * dim + first.dim);
+            }
     };
     bitembed::run_team(threads, 1, work);
 }

@@ -352,7 +352,36 @@ void test_trellis(int64_t n, int64_t dim, int step_bits, int step_values, int th
     for (size_t i = 0; i < least.size(); i++) check(least[i] <= any[i], "distance of a trellis code");
 }
 
+// Levels of graded codes against those of their parts, backwards and scaled.
+void test_graded(int64_t n, int64_t first, int64_t second, int threads) {
+    const int64_t bytes[] = {(2 * first + 7) / 8, (second + 7) / 8}, width = bytes[0] + bytes[1] + 1, dim = first + second;
+    std::vector<uint8_t> levels[2], codes(static_cast<size_t>(n * width)), out(static_cast<size_t>(n * dim));
+    std::vector<int32_t> factors(512);
+    for (auto& part : levels) {
+        part.resize(256);
+        for (auto& v : part) v = static_cast<uint8_t>(generator());
+    }
+    for (auto& v : codes) v = static_cast<uint8_t>(generator());
+    for (auto& v : factors) v = static_cast<int32_t>(generator() % 257);
+    bitembed_graded_levels(codes.data(), n, first, second, levels[0].data(), levels[1].data(), factors.data(), out.data(), threads);
+    for (int64_t i = 0; i < n; i++)
+        for (int part = 0; part < 2; part++) {
+            const int64_t size = part ? second : first;
+            std::vector<uint8_t> own(static_cast<size_t>(size));
+            const uint8_t* code = codes.data() + i * width + (part ? bytes[0] : 0);
+            bitembed_trellis_levels(code, 1, size, part ? 1 : 2, 1, levels[part].data(), own.data(), 1);
+            const int factor = factors[static_cast<size_t>(2 * codes[static_cast<size_t>((i + 1) * width - 1)] + part)];
+            for (int64_t d = 0; d < size; d++) {
+                const int value = factor * (2 * own[static_cast<size_t>(size - 1 - d)] - 255);
+                const int level = out[static_cast<size_t>(i * dim + (part ? first : 0) + d)];
+                check(abs(256 * (2 * level - 255) - value) <= 256, "level of a graded code");
+            }
+        }
+}
+
 void test_all() {
+    for (const int64_t first : {1, 4, 8, 64, 124})
+        for (const int64_t second : {0, 1, 8, 100, 128}) test_graded(first == 8 ? 0 : 70, first, second, 2);
     for (const int step_bits : {1, 2, 3, 5, 7})
         for (const int step_values : {1, 2, 3})
             for (const int64_t dim : {1, 2, 7, 16, 33, 70, 256, 299}) test_trellis(dim == 7 ? 0 : 5, dim, step_bits, step_values, 2);

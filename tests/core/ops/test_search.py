@@ -25,6 +25,7 @@ def documents(name: str, n: int, dim: int, device: str = "cpu") -> PackedScores:
 def test_integer_search_is_exact(name, n, dim, q, isa) -> None:
     index = documents(name, n, dim)
     codes, weight, bits, top, *_ = index._documents.looked_up()
+    dim = index.kept
     queries = torch.randint(-127, 128, (q, dim), dtype=torch.int8, generator=torch.Generator().manual_seed(q))
     queries[0] = 0
     sums = queries.long() @ values(codes, bits, top, dim).long().t()
@@ -63,8 +64,9 @@ def test_more_candidates_are_taken_while_there_is_doubt(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("integer", [False, True])
-def test_codes_of_a_trellis_are_expanded_in_parts(integer, monkeypatch) -> None:
-    index = documents("trellis-1.5bit-60d", 500, 70)
+@pytest.mark.parametrize("name", ["trellis-1.5bit-60d", "graded-1bit"])
+def test_codes_of_a_trellis_are_expanded_in_parts(name, integer, monkeypatch) -> None:
+    index = documents(name, 500, 70)
     queries = np.random.default_rng(5).standard_normal((4, 70)).astype(np.float32)
     whole, some = index.best(queries, 20, integer), index.best(queries, 20, integer, np.arange(3, 450, 2))
     monkeypatch.setattr(native, "LEVELS_AT_ONCE", 97 * 60)

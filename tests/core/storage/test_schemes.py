@@ -62,6 +62,8 @@ def test_cosines_of_gaussian_vectors() -> None:
 def test_the_correction_makes_the_stored_vector_itself_right(name) -> None:
     x = unit(30, 96)
     packed = StorageFormat(name, 96).encode(x)
+    x[:, packed.format.kept :] = 0
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
     np.testing.assert_allclose(np.diag(packed.scores(x)), 1, atol=1e-5)
     np.testing.assert_allclose(np.diag(packed.scores(x)), (x * packed.decode()).sum(axis=1), atol=1e-5)
 
@@ -77,13 +79,14 @@ def test_every_dimension_round_trips(name) -> None:
         packed = form.encode(x)
         assert packed.nbytes == 6 * form.bytes_per_vector == 6 * (form.code_bytes + 4)
         scheme = SCHEMES[name]
-        codes = scheme.codes(packed.codes, dim)
+        codes = scheme.codes(packed.codes, form.kept)
         assert codes.max() <= scheme.top
         assert scheme.trellis or np.array_equal(scheme.pack(codes), packed.codes)
         decoded = packed.decode()
         assert np.isfinite(decoded).all()
         assert (decoded[1] == 0).all()
-        wide = (x[[0, 2, 3]].astype(np.float64), decoded[[0, 2, 3]].astype(np.float64))
+        assert not decoded[:, form.kept :].any()
+        wide = [values[[0, 2, 3], : form.kept].astype(np.float64) for values in (x, decoded)]
         assert (cosine(*wide) > 0.5).all(), dim
         assert scheme.trellis or decoded[5, 0] == np.abs(decoded[5]).max()
 
@@ -114,4 +117,6 @@ def test_fake_quantization_keeps_length_and_values(name) -> None:
     x = torch.from_numpy(unit(5, 40)) * 3
     values = fake_quantized(x, SCHEMES[name])
     decoded = StorageFormat(name, 40).encode(x.numpy()).decode()
-    np.testing.assert_allclose(values.numpy(), 3 * decoded, rtol=1e-5)
+    kept = StorageFormat(name, 40).kept
+    lengths = x[:, :kept].norm(dim=1, keepdim=True).numpy()
+    np.testing.assert_allclose(values.numpy(), lengths * decoded[:, :kept], rtol=1e-5)

@@ -20,7 +20,8 @@ def queries(count: int, dim: int = 20) -> np.ndarray:
 
 
 def brute_force(found: PackedIndex, q: np.ndarray, top: int) -> list[list[tuple[int, float]]]:
-    decoded = found.vectors.decode().astype(np.float64)
+    kept = found.vectors.format.kept  # what a graded format drops counts on neither side
+    decoded, q = found.vectors.decode().astype(np.float64)[:, :kept], q[:, :kept]
     lengths = np.linalg.norm(decoded, axis=1)
     if (scheme := found.vectors.format.scheme) is not None and scheme.fitted:
         lengths[:] = 1  # their values are corrected already

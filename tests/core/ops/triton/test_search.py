@@ -19,6 +19,7 @@ FORMATS = [
     "binary-fitted",
     "ternary-fitted",
     "trellis-1.5bit",
+    "graded-1bit",
 ]
 
 
@@ -45,6 +46,7 @@ def test_scores(name, n, dim, q, device, everywhere) -> None:
 def test_integer_scores_are_exact(name, dim, device) -> None:
     packed = documents(name, 40, dim)
     documents_ = PackedScores(packed, device)._documents.looked_up()
+    dim = packed.format.kept
     queries = torch.randint(-127, 128, (5, dim), dtype=torch.int8, device=device)
     queries[0] = 0
     codes = documents_._replace(weight_N=torch.ones(40, device=device))[:4]
