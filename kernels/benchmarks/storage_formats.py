@@ -8,6 +8,7 @@ nDCG@10 (gain over log2 of rank + 1), and the share of float32's as the model gi
 vectors, on both sides, have most of the mean taken out, "flattened" ones went through `OutputMap.flattening`; both change
 what float32 finds, which has rows of its own. What needs calibration (means, spectra, rotations, sentence-transformers'
 int8) gets it from training text of the catalog, never from the tasks. faiss's formats are left out where it is not there.
+Codes of a trellis depend on chance, the signs of axes or a random rotation: some ways are measured with six of them.
 """
 
 import argparse
@@ -51,6 +52,7 @@ FLATTENED = CENTRED
 ON_PRINCIPAL_AXES = ("graded-1bit", "trellis-1bit")  # without shortening
 TASK_NAMES = ("ret_boolq", "ret_fiqa_mini", "ret_consumer_contracts", "ret_debian", "ret_xsum")
 CALIBRATION_TEXTS = 4000
+CODINGS = 6
 Matrix = np.ndarray
 
 
@@ -110,6 +112,24 @@ def main() -> None:
         row["share_of_float32"] = statistics.mean(
             score / exact[name] for name, score in row["ndcg_at_10"].items()
         )
+    by_chance = {}
+    for way, (name, steps) in codings(dim, calibration).items():
+        print(f"{way}, {CODINGS} times", file=sys.stderr, flush=True)
+        shares = []
+        for seed in range(CODINGS):
+            scores_of = stored(StorageFormat(name, dim), steps(seed), symmetric=False)
+            shares.append(
+                statistics.mean(
+                    ndcg(scores_of(task.documents, task.queries), task.relevant) / exact[task_name]
+                    for task_name, task in tasks.items()
+                )
+            )
+        by_chance[way] = {
+            "bytes_per_vector": StorageFormat(name, dim).bytes_per_vector,
+            "mean_share_of_float32": statistics.mean(shares),
+            "standard_error": statistics.stdev(shares) / math.sqrt(CODINGS),
+            "shares_of_float32": shares,
+        }
     results = {
         "model": public_name(arguments.model),
         "weights": weights_fingerprint(embedder),
@@ -121,10 +141,14 @@ def main() -> None:
         "tasks": cuts,
         "calibration": f"{len(calibration)} training texts of the catalog",
         "formats": table,
+        "float_queries_by_chance": by_chance,
     }
     write_json(arguments.out, results)
     for name, row in sorted(table.items(), key=lambda item: -item[1]["share_of_float32"]):
         print(f"{row['bytes_per_vector']:7.1f} bytes  {100 * row['share_of_float32']:6.2f} %  {name}")
+    for name, row in by_chance.items():
+        mean, error = row["mean_share_of_float32"], row["standard_error"]
+        print(f"{row['bytes_per_vector']:7.1f} bytes  {100 * mean:6.2f} +- {100 * error:.2f} %  {name}")
     print(json.dumps(cuts))
 
 
@@ -197,6 +221,34 @@ def ways(dim: int, calibration: Matrix) -> list[Way]:
             scorer = stored(form, [rotation] if rotation else [], symmetric=False)
             found.append(Way(f"{form.name}{suffix}, float queries", form.bytes_per_vector, scorer))
     return found + sentence_transformers_ways(dim, calibration) + faiss_ways(dim, calibration)
+
+
+def codings(dim: int, calibration: Matrix) -> dict[str, tuple[str, Callable[[int], list[Step]]]]:
+    """Ways of about one bit on principal axes whose codes depend on chance: the format, and what comes before with a seed.
+
+    The axes have no sign of their own, and with other signs a trellis finds other codes, as good on the average.
+    """
+    x = torch.from_numpy(calibration)
+    flattening = OutputMap.flattening(x)
+
+    def signed(rotation: Rotation, seed: int) -> Rotation:
+        signs = torch.randint(2, (dim,), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
+        return Rotation((rotation.matrix * signs).contiguous())
+
+    principal, principal_of_flat = Rotation.principal(x), Rotation.principal(flattening(x))
+    found: dict[str, tuple[str, Callable[[int], list[Step]]]] = {}
+    for name in ("graded-1bit", f"trellis-2bit-{dim // 2}d"):
+        found[f"{name}, principal axes"] = name, lambda seed: [signed(principal, seed)]
+        found[f"{name}, flattened, principal axes"] = (
+            name,
+            lambda seed: [flattening, signed(principal_of_flat, seed)],
+        )
+    found["trellis-1bit, random rotation"] = "trellis-1bit", lambda seed: [Rotation.random(dim, seed)]
+    found["trellis-1bit, flattened, random rotation"] = (
+        "trellis-1bit",
+        lambda seed: [flattening, Rotation.random(dim, seed)],
+    )
+    return found
 
 
 def stored(form: StorageFormat, steps: Sequence[Step], symmetric: bool) -> Scorer:
