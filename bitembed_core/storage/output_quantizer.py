@@ -65,8 +65,6 @@ def fake_quantize_output(e: Tensor, bits: int | str) -> Tensor:
     if isinstance(bits, str):
         bits, kept = split_name(bits)
         e, bits = e[..., :kept], NAMED_BITS.get(bits, bits)
-    if isinstance(bits, str):
-        e = e[..., : SCHEMES[bits].kept(e.shape[-1])]
     if bits == 16:
         return e
     with torch.no_grad():
@@ -75,7 +73,7 @@ def fake_quantize_output(e: Tensor, bits: int | str) -> Tensor:
             if isinstance(bits, str)
             else decode_codes(*output_codes(e, bits), bits)
         )
-    return StraightThrough.apply(e, values)
+    return StraightThrough.apply(e[..., : values.shape[-1]], values)
 
 
 def fake_quantize_outputs(e: Tensor, bits: Sequence[int | str]) -> list[Tensor]:

@@ -8,6 +8,7 @@ import torch
 
 from bitembed_core import StorageFormat
 from bitembed_core.storage.formats import SCHEMES
+from bitembed_core.storage.output_quantizer import fake_quantize_output
 from bitembed_core.storage.schemes import codes_table, fake_quantized, fitted_codes
 
 FITTED = [name for name, scheme in SCHEMES.items() if scheme.fitted]
@@ -110,6 +111,20 @@ def test_what_cannot_be_stored(name) -> None:
             StorageFormat(name, 8).encode(x)
     with pytest.raises(ValueError, match=r"must be \(n, 8\)"):
         StorageFormat(name, 8).encode(unit(2, 9))
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_training_sees_what_is_stored(name) -> None:
+    """With a gradient straight through to the components that are kept."""
+    x = torch.from_numpy(unit(6, 40)).view(3, 2, 40).requires_grad_()
+    kept = StorageFormat(name, 40).kept
+    rounded = fake_quantize_output(x, name)
+    assert rounded.shape == (3, 2, kept)
+    torch.testing.assert_close(rounded, fake_quantized(x.detach(), SCHEMES[name]))
+    weights = torch.linspace(-1, 2, kept)
+    (rounded * weights).sum().backward()
+    assert torch.equal(x.grad[..., :kept], weights.expand(3, 2, kept))
+    assert not x.grad[..., kept:].any()
 
 
 @pytest.mark.parametrize("name", FITTED)
