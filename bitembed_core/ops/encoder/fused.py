@@ -124,7 +124,8 @@ class FusedEncoder:
         inputs = torch.from_numpy(batch.inputs).to(self._device)
         graphed = self._device.type == "cuda" and batch.tokens <= GRAPHED_TOKENS
         run = self._graphs if graphed else self._states
-        return self._pooled(run(inputs, batch.tokens, batch.blocks), batch.lengths)
+        with torch.cuda.device_of(inputs):  # on which kernels are launched and graphs recorded
+            return self._pooled(run(inputs, batch.tokens, batch.blocks), batch.lengths)
 
     def _states(self, inputs: Tensor, tokens: int, blocks: int) -> Tensor:
         """The last states float32 (tokens, hidden) of a batch's `inputs`."""
