@@ -217,6 +217,8 @@ def prepare_heads(
     _check(qkv_MN, heads)
     if not len(qkv_MN) or (weights_2D is None and rotations_PD is None):
         return
+    if heads.width % 2:
+        raise ValueError(f"{heads} have no halves")
     half, all_heads = heads.width // 2, heads.queries + heads.keys
     prepare_heads_kernel[(len(qkv_MN),)](
         qkv_MN,
@@ -241,7 +243,7 @@ def _check(qkv_MN: Tensor, heads: Heads) -> None:
         raise ValueError(
             f"tokens of {heads.columns} columns are needed, contiguous, not {tuple(qkv_MN.shape)}"
         )
-    if heads.queries % heads.keys or heads.width % 2:
+    if heads.queries % heads.keys:
         raise ValueError(f"{heads} do not divide")
 
 

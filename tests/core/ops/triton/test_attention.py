@@ -20,7 +20,12 @@ LENGTHS = {
     "mixed": [3, QUERIES, 1, QUERIES + 1, 17],
     "long": [3 * QUERIES + 5, 2],
 }
-HEADS = {"alike": Heads(2, 2, 32), "grouped": Heads(4, 1, 16), "odd width": Heads(6, 2, 24)}
+HEADS = {
+    "alike": Heads(2, 2, 32),
+    "grouped": Heads(4, 1, 16),
+    "narrow": Heads(6, 2, 24),
+    "odd": Heads(2, 1, 9),
+}
 
 
 def states(lengths: list[int], heads: Heads, device: torch.device, dtype=torch.float32) -> torch.Tensor:
@@ -92,7 +97,7 @@ def test_nothing_to_attend_to(device) -> None:
 
 @pytest.mark.parametrize("normed", [True, False])
 @pytest.mark.parametrize("rotated", [True, False])
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("heads", ["alike", "grouped", "narrow"])
 def test_heads_are_normalised_and_rotated(heads, normed, rotated, device) -> None:
     lengths, heads = [5, 3], HEADS[heads]
     qkv = states(lengths, heads, device)
@@ -126,6 +131,9 @@ def test_arguments_that_do_not_fit(device) -> None:
         attention(torch.zeros(4, 95, device=device), blocks, Heads(1, 1, 32), 1.0, True)
     with pytest.raises(ValueError, match="contiguous"):
         attention(torch.zeros(96, 4, device=device).t(), blocks, Heads(1, 1, 32), 1.0, True)
+    positions = torch.zeros(4, dtype=torch.int32, device=device)
+    with pytest.raises(ValueError, match="no halves"):
+        prepare_heads(torch.zeros(4, 36, device=device), HEADS["odd"], torch.ones(2, 9), 0.0, None, positions)
     with pytest.raises(ValueError, match="divide"):
         attention(torch.zeros(4, 224, device=device), blocks, Heads(3, 2, 32), 1.0, True)
 
