@@ -43,9 +43,12 @@ def test_texts_do_not_depend_on_their_company(architecture, make_embedder, texts
     embedder.model.to(device)
     embedder._use_kernel("triton")
     encoder = FusedEncoder(embedder.model, "mean")
-    ids = [embedder.tokenizer(text)["input_ids"] for text in texts]
+    ids = [
+        embedder.tokenizer(text)["input_ids"][-length:] for text, length in zip(texts, (3, 9, 6), strict=True)
+    ]
     alone = torch.cat([encoder.encode([tokens]) for tokens in ids])
-    for order in ([0, 1, 2], [2, 0, 1], [0, 1, 2], [0, 1, 2], [1, 1, 2, 0, 1]):
+    times = 3 if device.type == "cuda" else 1
+    for order in [[2, 0, 1]] * times + [[1, 1, 2, 0]] * times:
         assert torch.equal(encoder.encode([ids[i] for i in order]), alone[order])
 
 
