@@ -47,8 +47,7 @@ SHORTENED = {
     "trellis-2bit": 1 / 2,
     "trellis-1.5bit": 2 / 3,
 }
-CENTRED = ("float32", "int4-fitted", "trellis-2bit", "int2-fitted", "trellis-1bit", "binary-fitted", "binary")
-FLATTENED = CENTRED
+ALTERED = ("float32", "int4-fitted", "trellis-2bit", "int2-fitted", "trellis-1bit", "binary-fitted", "binary")
 ON_PRINCIPAL_AXES = ("graded-1bit", "trellis-1bit")  # without shortening
 TASK_NAMES = ("ret_boolq", "ret_fiqa_mini", "ret_consumer_contracts", "ret_debian", "ret_xsum")
 CALIBRATION_TEXTS = 4000
@@ -188,12 +187,9 @@ def ways(dim: int, calibration: Matrix) -> list[Way]:
                 found.append(Way(f"{name}{suffix}, {queries}", form.bytes_per_vector, scorer))
     x = torch.from_numpy(calibration)
     centre, flattening, turned = Centre.of(x), OutputMap.flattening(x), Rotation.random(dim)
-    before: list[tuple[str, Step, tuple[str, ...]]] = [
-        ("centred", centre, CENTRED),
-        ("flattened", flattening, FLATTENED),
-    ]
-    for done, step, names in before:
-        for name in names:
+    altered: dict[str, Step] = {"centred": centre, "flattened": flattening}
+    for done, step in altered.items():
+        for name in ALTERED:
             form = StorageFormat(name, dim)
             for symmetric in (False, True):
                 queries = "symmetric" if symmetric else "float queries"

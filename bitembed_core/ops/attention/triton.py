@@ -19,8 +19,7 @@ from torch import Tensor
 from bitembed_core.ops import gpu
 from bitembed_core.ops.tuning import card
 
-QUERIES_ON_A_CARD = 64
-QUERIES = 16 if gpu.interpreting() else QUERIES_ON_A_CARD  # tokens of a block
+QUERIES = (64, 32, 16)  # tokens of a block: as many as a card has shared memory for
 WARPS = 4
 LEAST_WIDTH = 16  # that tensor cores take
 
@@ -45,14 +44,18 @@ class Span(NamedTuple):
     stages: int
 
 
-def query_blocks(lengths: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Blocks of queries (3, N) of texts of these lengths: a block's first token, its text's first, its text's end."""
+SPANS = (Span(32, 3), Span(32, 2), Span(16, 2))
+SMALLEST = Span(16, 1)
+
+
+def query_blocks(lengths: NDArray[np.int64], queries: int) -> NDArray[np.int32]:
+    """Blocks (3, N) of `queries` tokens of texts of these lengths: a block's first token, its text's first and end."""
     ends = lengths.cumsum()
-    counts = -(-lengths // QUERIES)
+    counts = -(-lengths // queries)
     text = np.repeat(np.arange(len(lengths)), counts)
     within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
     firsts = ends[text] - lengths[text]
-    return np.stack([firsts + within * QUERIES, firsts, ends[text]]).astype(np.int32)
+    return np.stack([firsts + within * queries, firsts, ends[text]]).astype(np.int32)
 
 
 @triton.jit
@@ -166,16 +169,16 @@ def attention(
 
     Args:
         qkv_MN: contiguous; a token's queries, keys and values, heads side by side.
-        blocks: int32 (3, N), see `query_blocks`; a block whose first token is not before its text's end is skipped. What
-            belongs to no block is left unwritten.
+        blocks: int32 (3, N), see `query_blocks`, of `block_queries` tokens; a block whose first token is not before its
+            text's end is skipped. What belongs to no block is left unwritten.
         scale, causal, window: as in the reference.
     """
     _check(qkv_MN, heads)
     y = torch.empty(len(qkv_MN), heads.queries * heads.width, dtype=qkv_MN.dtype, device=qkv_MN.device)
     if not blocks.shape[1] or not len(qkv_MN):
         return y
-    block_width = max(LEAST_WIDTH, triton.next_power_of_2(heads.width))
-    span = _span(block_width, qkv_MN)
+    block_width, queries = padded_width(heads.width), block_queries(heads.width, qkv_MN.device)
+    span = _span(block_width, queries, qkv_MN)
     attention_kernel[(blocks.shape[1], heads.queries)](
         qkv_MN,
         *blocks.unbind(),
@@ -188,7 +191,7 @@ def attention(
         HAS_WINDOW=window > 0,
         WIDTH=heads.width,
         BLOCK_WIDTH=block_width,
-        QUERIES=QUERIES,
+        QUERIES=queries,
         KEYS=span.keys,
         PRECISION="tf32x3",  # of float32 operands: its precision, on tensor cores
         num_warps=WARPS,
@@ -247,17 +250,37 @@ def _check(qkv_MN: Tensor, heads: Heads) -> None:
         raise ValueError(f"{heads} do not divide")
 
 
-def _span(block_width: int, x: Tensor) -> Span:
+def padded_width(width: int) -> int:
+    """Components of a head with the zeros behind them that a block has."""
+    return max(LEAST_WIDTH, triton.next_power_of_2(width))
+
+
+def block_queries(width: int, device: torch.device) -> int:
+    """Tokens of a block of heads of this width on `device`."""
     if gpu.interpreting():
-        return Span(16, 1)
-    return fitted_span(block_width, x.element_size(), card(x.device).shared_bytes)
+        return QUERIES[-1]
+    return fitted_queries(padded_width(width), card(device).shared_bytes)
 
 
-def fitted_span(block_width: int, element_bytes: int, shared_bytes: int) -> Span:
+def fitted_queries(block_width: int, shared_bytes: int) -> int:
+    """The most with which float32 fits beside the smallest span, or the fewest: other dtypes take no more."""
+    fitting = (q for q in QUERIES if _rows(q, SMALLEST, 4) * block_width * 4 <= shared_bytes)
+    return next(fitting, QUERIES[-1])
+
+
+def fitted_span(block_width: int, queries: int, element_bytes: int, shared_bytes: int) -> Span:
     """The largest with which two programs share a multiprocessor's memory, or the smallest."""
-    queries = QUERIES_ON_A_CARD * (2 if element_bytes == 4 else 1)  # float32 is split into parts
-    spans = [Span(keys, stages) for keys, stages in ((32, 3), (32, 2), (16, 2))]
-    for span in spans:
-        if 2 * (queries + 2 * span.keys * span.stages) * block_width * element_bytes <= shared_bytes:
-            return span
-    return spans[-1]._replace(stages=1)
+    row_bytes = block_width * element_bytes
+    fitting = (span for span in SPANS if 2 * _rows(queries, span, element_bytes) * row_bytes <= shared_bytes)
+    return next(fitting, SMALLEST)
+
+
+def _span(block_width: int, queries: int, x: Tensor) -> Span:
+    if gpu.interpreting():
+        return SMALLEST
+    return fitted_span(block_width, queries, x.element_size(), card(x.device).shared_bytes)
+
+
+def _rows(queries: int, span: Span, element_bytes: int) -> int:
+    """Rows in shared memory: queries, twice in float32, which is split into parts, and keys and values."""
+    return queries * (2 if element_bytes == 4 else 1) + 2 * span.keys * span.stages

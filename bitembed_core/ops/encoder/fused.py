@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from bitembed_core.bitlinear import BitLinear
-from bitembed_core.ops.attention.triton import Heads, attention, prepare_heads, query_blocks
+from bitembed_core.ops.attention.triton import Heads, attention, block_queries, prepare_heads, query_blocks
 from bitembed_core.ops.encoder.architecture import (
     NO_NORM,
     LayerPart,
@@ -99,7 +99,7 @@ class FusedEncoder:
         NotDescribed: the model has something that this encoder does not compute.
     """
 
-    token_budget = 16_384
+    token_budget = GRAPHED_TOKENS
 
     def __init__(self, model: PreTrainedModel, pooling: PoolingMode) -> None:
         self._model, self._pooling = model, pooling
@@ -108,6 +108,7 @@ class FusedEncoder:
         self._heads = Heads(a.heads, a.kv_heads, a.head_dim)
         self._layers = [_fused(part) for part in a.layers]
         self._device = model.device
+        self._queries = block_queries(a.head_dim, self._device)
         self._rotations: dict[str, Tensor] = {}
         self._graphs = Graphs(self._states)
 
@@ -119,7 +120,7 @@ class FusedEncoder:
     def encode(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Vectors float32 (texts, hidden), L2-normalised, of token ids; ValueError as in `check_ids`."""
         check_ids(ids, self._architecture)
-        batch = batch_of(ids)
+        batch = batch_of(ids, self._queries)
         self._rotate_up_to(int(batch.lengths.max()))
         inputs = torch.from_numpy(batch.inputs).to(self._device)
         graphed = self._device.type == "cuda" and batch.tokens <= GRAPHED_TOKENS
@@ -214,11 +215,11 @@ class FusedEncoder:
         return F.normalize(vectors, dim=-1)
 
 
-def batch_of(ids: Sequence[Sequence[int]]) -> Batch:
-    """Texts as one row, filled up to a size of few."""
+def batch_of(ids: Sequence[Sequence[int]], queries: int) -> Batch:
+    """Texts as one row, filled up to a size of few, in blocks of `queries`."""
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
     tokens = int(lengths.sum())
-    blocks_3N = query_blocks(lengths)
+    blocks_3N = query_blocks(lengths, queries)
     padded, blocks = tokens, blocks_3N.shape[1]
     if tokens <= GRAPHED_TOKENS:
         padded, blocks = filled(tokens), 1 << (blocks - 1).bit_length()

@@ -15,7 +15,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bitembed_core.ops import tuning
-from bitembed_core.ops.attention.triton import QUERIES, attention_kernel, fitted_span, prepare_heads_kernel
+from bitembed_core.ops.attention.triton import (
+    attention_kernel,
+    fitted_queries,
+    fitted_span,
+    prepare_heads_kernel,
+)
 from bitembed_core.ops.candidate_losses.triton import contrastive_kernel, distillation_kernel
 from bitembed_core.ops.norm_quantize.joined import join_kernel
 from bitembed_core.ops.norm_quantize.triton import norm_backward_kernel, norm_quantize_kernel
@@ -26,6 +31,7 @@ from bitembed_core.ops.ternary_linear.product import gated_kernel, product_kerne
 from bitembed_core.ops.weight_quantize.triton import partial_sums_kernel, ternary_kernel
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # that a block may have
+SMALL_CARD = 99 * 1024  # as with compute capability 8.6 and 8.9
 POINTERS = {"codes_ptr": "*i8", "real_ptr": "*i8", "target_ptr": "*i64", "owner_ptr": "*i64"}
 FLOATS = {"eps", "margin", "inverse_temperature", "student_inverse", "teacher_inverse", "scale"}
 FLOATS |= {"own_eps", "after_eps", "before_eps"}
@@ -116,16 +122,25 @@ def others(capability: int) -> list[dict[str, Any]]:
     ]
 
 
-def encoders(capability: int) -> list[dict[str, Any]]:
+def attentions(capability: int, shared_bytes: int) -> list[dict[str, Any]]:
     rows = []
     for width in (32, 128, 256):
+        queries = fitted_queries(width, shared_bytes)
         for dtype, size in (("*bf16", 2), ("*fp32", 4)):
-            span = fitted_span(width, size, SHARED_BYTES[capability])
-            sizes = {"WIDTH": width, "BLOCK_WIDTH": width, "QUERIES": QUERIES, "KEYS": span.keys}
+            span = fitted_span(width, queries, size, shared_bytes)
+            sizes = {"WIDTH": width, "BLOCK_WIDTH": width, "QUERIES": queries, "KEYS": span.keys}
             flags = {"CAUSAL": True, "HAS_WINDOW": True, "PRECISION": "tf32x3"}
             types = {"qkv_ptr": dtype, "y_ptr": dtype, **dict.fromkeys(BLOCKS, "*i32")}
             options = {"num_warps": 4, "num_stages": span.stages}
             rows.append(compiled(attention_kernel, capability, sizes | flags, types, **options))
+            assert rows[-1]["shared"] <= shared_bytes, (rows[-1], shared_bytes)
+    return rows
+
+
+def encoders(capability: int) -> list[dict[str, Any]]:
+    rows = attentions(capability, SHARED_BYTES[capability])
+    if capability == 80:
+        rows += attentions(capability, SMALL_CARD)
     sizes = {"HALF": 128, "BLOCK_HEADS": 8, "BLOCK_HALF": 128, "HAS_NORM": True, "HAS_ROTATION": True}
     types = {"qkv_ptr": "*bf16", "position_ptr": "*i32"}
     rows.append(compiled(prepare_heads_kernel, capability, sizes, types))

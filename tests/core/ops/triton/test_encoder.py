@@ -76,7 +76,7 @@ def test_batches_come_in_few_sizes() -> None:
         assert tokens <= filled(tokens) <= max(16, tokens + max(15, tokens / 8))
     for lengths in ([1], [3, 130, 64], [200] * 90):
         ids = [list(range(1, n + 1)) for n in lengths]
-        batch = batch_of(ids)
+        batch = batch_of(ids, 16)
         assert len(batch.inputs) == 2 * batch.tokens + 3 * batch.blocks
         total = sum(lengths)
         assert batch.inputs[:total].tolist() == [t for tokens in ids for t in tokens]
