@@ -143,7 +143,7 @@ def fake_quantized(e: Tensor, scheme: Scheme) -> Tensor:
     else:
         packed, correction = trellis_codes(flat, scheme.trellis)
         values = values_of(packed, flat.shape[1], scheme.trellis.trellis)
-    return (values * correction * flat.norm(dim=1, keepdim=True)).view(*e.shape[:-1], -1)
+    return (values * correction * flat.norm(dim=1, keepdim=True)).view(*e.shape[:-1], flat.shape[1])
 
 
 def _closest(x: Tensor, code: TrellisCode) -> Tensor:

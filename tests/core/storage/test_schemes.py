@@ -125,6 +125,7 @@ def test_training_sees_what_is_stored(name) -> None:
     (rounded * weights).sum().backward()
     assert torch.equal(x.grad[..., :kept], weights.expand(3, 2, kept))
     assert not x.grad[..., kept:].any()
+    assert fake_quantize_output(torch.zeros(0, 2, 40), name).shape == (0, 2, kept)
 
 
 @pytest.mark.parametrize("name", FITTED)
