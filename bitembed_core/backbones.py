@@ -1,5 +1,6 @@
 """A backbone and its tokenizer, from a hub id, a folder or a GGUF file. No language-model head, no pooler."""
 
+import gc
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,7 +113,24 @@ def load_backbone(path: Path) -> Backbone:
         raise ValueError(f"{path} lacks {len(missing)} weights of its architecture: {', '.join(missing[:5])}")
     if hasattr(model.config, "quantization_config"):  # a GGUF file's weights arrive dequantized
         del model.config.quantization_config
-    return Backbone(model.eval(), AutoTokenizer.from_pretrained(**where))
+    return Backbone(model.eval(), load_tokenizer(**where))
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_garbage_collection()  # which would go through a vocabulary's million objects again and again: half of the time
+def load_tokenizer(*where: Any, **options: Any) -> PreTrainedTokenizerBase:
+    """`AutoTokenizer.from_pretrained`."""
+    return AutoTokenizer.from_pretrained(*where, **options)
 
 
 @contextmanager

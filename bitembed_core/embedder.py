@@ -12,10 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from bitembed_core.backbones import ENCODER_TYPES, append_eos, load_backbone, local_folder, longest_text
+from bitembed_core.backbones import (
+    ENCODER_TYPES,
+    append_eos,
+    load_backbone,
+    load_tokenizer,
+    local_folder,
+    longest_text,
+)
 from bitembed_core.checkpoints import gguf
 from bitembed_core.checkpoints.bitnet_format import is_bitnet, load_bitnet
 from bitembed_core.checkpoints.embedder_files import read_gguf, save
@@ -62,8 +69,8 @@ class BitEmbedder(VectorSpace):
         device: torch.device | str | None = None,
         kernel: str = "auto",
     ) -> None:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(device).eval()
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = (model if model.device == device else model.to(device)).eval()
         self.settings = settings
         self.check_dimensions()
         self._load_tokenizer: Callable[[], Tokenizer] | None = None
@@ -101,7 +108,7 @@ class BitEmbedder(VectorSpace):
         if layout is not None or is_bitnet(path):
             model = load_ternary(path, layout) if layout is not None else load_bitnet(path)
             check_tokenizer_files(path)
-            tokenizer = partial(AutoTokenizer.from_pretrained, path)
+            tokenizer = partial(load_tokenizer, path)
         else:
             model, tokenizer = load_backbone(path)
         is_decoder = model.config.model_type not in ENCODER_TYPES

@@ -192,7 +192,7 @@ def _load_packed(folder: Path) -> PreTrainedModel:
         intact = checker.submit(_check_file, path, settings)
         model = empty_backbone(folder)
         prepare_packed(model, settings)
-        tensors = map_tensors(path, mapped=is_table)
+        tensors = map_tensors(path, mapped=_lies_as_used)
         expected = model.state_dict()
         fit(expected, tensors, str(folder))
         try:
@@ -212,9 +212,9 @@ def _fill(
         elif tensor.dtype != expected[name].dtype:
             raise ValueError(f"{name} in {folder} is {tensor.dtype}, not {expected[name].dtype}")
     check_numbers(tensors)
-    for name, _ in bit_linears(model):
-        if f"{name}.weight" in tensors:
-            check_packed(tensors[f"{name}.weight"], name)
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.uint8 and not is_table(name):
+            check_packed(tensor, name.removesuffix(".weight"))
     _take_over(model, tensors)
     freeze(model)
 
@@ -223,10 +223,14 @@ def _check_file(path: Path, settings: QuantizationSettings) -> None:
     """The checksum, and the codes of the tables."""
     bytes_N = map_file(path)
     verify_digest(path, bytes_N, required=settings.version > 1)
-    if settings.token_table in ("int8", "int4"):
-        for name, (dtype, stored) in tensor_bytes(path, bytes_N).items():
-            if is_table(name) and not dtype.is_floating_point:
-                check_codes(stored, "int8" if dtype == torch.int8 else "int4")
+    for name, (dtype, _, stored) in tensor_bytes(path, bytes_N).items():
+        if is_table(name) and not dtype.is_floating_point:
+            check_codes(stored, "int8" if dtype == torch.int8 else "int4")
+
+
+def _lies_as_used(name: str, dtype: torch.dtype) -> bool:
+    """Whether a packed file's tensor can stay in the file: tables and ternary weights."""
+    return is_table(name) or dtype == torch.uint8
 
 
 def _take_over(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,6 @@ import json
 import mmap
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,33 +73,20 @@ def read_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def map_tensors(path: Path, mapped: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Name -> tensor of one file: those whose name is `mapped` stay in the file until they are used, the rest is read.
+def map_tensors(path: Path, mapped: Callable[[str, torch.dtype], bool]) -> dict[str, Tensor]:
+    """Name -> tensor of one file: those that are `mapped` stay in the file until they are used, the rest is read.
 
-    What safetensors itself maps stays resident once it has been looked at; what is read here can be freed.
+    A mapped tensor may be written to; the file does not change.
 
     Raises:
         ValueError: the file is missing, damaged or a pickle.
     """
     tensor_names([path])  # which checks the header
-    base, entries = _entries(path)
-    whole = map_file(path).numpy()
     tensors = {}
-    with path.open("rb") as file:
-        for name, entry in entries.items():
-            begin, end = entry["data_offsets"]
-            dtype = DTYPES.get(entry["dtype"])
-            if dtype is None or begin == end:
-                raise ValueError(f"{path}: the tensor {name} is empty or of type {entry['dtype']}")
-            if mapped(name):
-                count = (end - begin) // dtype.itemsize
-                tensor = torch.frombuffer(whole, dtype=dtype, count=count, offset=base + begin)
-            else:
-                stored = torch.empty(end - begin, dtype=torch.uint8)
-                file.seek(base + begin)
-                file.readinto(stored.numpy().data)
-                tensor = stored.view(dtype)
-            tensors[name] = tensor.reshape(entry["shape"])
+    for name, (dtype, shape, stored) in tensor_bytes(path, map_file(path)).items():
+        aligned = stored.storage_offset() % dtype.itemsize == 0
+        kept = stored if aligned and mapped(name, dtype) else stored.clone()
+        tensors[name] = kept.view(dtype).reshape(shape)
     return tensors
 
 
@@ -185,24 +171,32 @@ def file_digest(bytes_N: Tensor, kind: str, written: str) -> str:
 def map_file(path: Path) -> Tensor:
     """The bytes of a file, uint8 (n,), read when they are looked at; with the tensor they leave memory again.
 
+    Whoever writes to the tensor has a copy of that page, and the file stays as it is.
+
     Raises:
         ValueError: there is no such file, or it is empty or a pickle.
     """
     refuse_pickle(path)
     if not os.path.getsize(path):
         raise ValueError(f"{path} is damaged or cut short: it is empty")
-    with path.open("rb") as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=torch.uint8)
+    with path.open("rb") as file:
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
 
 
-def tensor_bytes(path: Path, bytes_N: Tensor) -> dict[str, tuple[torch.dtype, Tensor]]:
-    """Name -> type and bytes of the tensors in a mapped file that was validated before."""
+def tensor_bytes(path: Path, bytes_N: Tensor) -> dict[str, tuple[torch.dtype, list[int], Tensor]]:
+    """Name -> type, shape and bytes of the tensors in a mapped file whose header was validated before.
+
+    Raises:
+        ValueError: a tensor is empty or of a type that no model of ours has.
+    """
     base, entries = _entries(path)
     found = {}
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
-        found[name] = (DTYPES[entry["dtype"]], bytes_N[base + begin : base + end])
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is None or begin == end:
+            raise ValueError(f"{path}: the tensor {name} is empty or of type {entry['dtype']}")
+        found[name] = (dtype, entry["shape"], bytes_N[base + begin : base + end])
     return found
 
 

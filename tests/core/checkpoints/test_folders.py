@@ -121,6 +121,20 @@ def test_a_packed_model_takes_a_smaller_table_but_no_finer_one(make_embedder, se
     assert not (tmp_path / "wider").exists()
 
 
+def test_what_is_mapped_can_be_written_to_and_the_file_stays(make_embedder, sentences, tmp_path) -> None:
+    embedder = make_embedder("qwen3")
+    embedder.convert("all", sentences)
+    embedder.save_pretrained(tmp_path / "m", "packed", token_table="int8")
+    content = (tmp_path / "m" / "model.safetensors").read_bytes()
+    embedder = BitEmbedder.from_pretrained(tmp_path / "m", device="cpu")
+    before = embedder.encode(sentences)
+    with torch.no_grad():
+        for tensor in (*embedder.model.parameters(), *embedder.model.buffers()):
+            tensor.zero_()
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == content
+    assert (BitEmbedder.from_pretrained(tmp_path / "m", device="cpu").encode(sentences) == before).all()
+
+
 def test_int8_tables_change_little(make_embedder, sentences) -> None:
     for architecture in ("bert", "qwen3"):
         embedder = make_embedder(architecture)
