@@ -56,29 +56,32 @@ void dot_tile(const TileInput& in, const TileOutput& to) {
     const uint8_t* panel = in.panel;
     const int64_t stride = in.stride;
     const int64_t block_bytes = in.block_bytes;
-    // With few tokens, odd fields have sums of their own: one chain of sums would take longer than reading the weights.
-    constexpr int CHAINS = T <= 2 ? 2 : 1;
+    // With few tokens every field has sums of its own: one chain of sums would take longer than reading the weights. Fields then
+    // stay where they lie in a byte, without a shift, and their sums are 4, 16 and 64 times too large.
+    constexpr int CHAINS = T <= 2 ? 4 : 1;
     __m512i acc[CHAINS][T][B];
     BITEMBED_UNROLL for (int t = 0; t < T; t++) {
         BITEMBED_UNROLL for (int b = 0; b < B; b++) {
             acc[0][t][b] = _mm512_set1_epi32(-in.code_sum[t]);
-            if (CHAINS == 2) acc[CHAINS - 1][t][b] = _mm512_setzero_si512();
+            BITEMBED_UNROLL for (int f = 1; f < CHAINS; f++) acc[f][t][b] = _mm512_setzero_si512();
         }
     }
-    const __m512i field_mask = _mm512_set1_epi8(3);
     for (int64_t step = 0; step < in.steps; step++, panel += 64, codes += 16) {
-        // What the next tile of rows reads at this step.
-        BITEMBED_UNROLL for (int b = 0; b < B; b++) _mm_prefetch(panel + (B + b) * block_bytes, _MM_HINT_T0);
+        // What the tile of rows after the next one reads at this step, into the second cache: the first one takes too few
+        // requests at a time to keep up with the memory.
+        BITEMBED_UNROLL for (int b = 0; b < B; b++) _mm_prefetch(panel + (2 * B + b) * block_bytes, _MM_HINT_T1);
         BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
+            const int in_place = CHAINS == 4 ? f : 0;
+            const __m512i field_mask = _mm512_set1_epi8(static_cast<char>(3 << 2 * in_place));
             __m512i weights[B];
             BITEMBED_UNROLL for (int b = 0; b < B; b++) {
                 const __m512i packed = _mm512_loadu_si512(panel + b * block_bytes);
-                weights[b] = _mm512_and_si512(f ? _mm512_srli_epi32(packed, 2 * f) : packed, field_mask);
+                weights[b] = _mm512_and_si512(f > in_place ? _mm512_srli_epi32(packed, 2 * f) : packed, field_mask);
             }
             BITEMBED_UNROLL for (int t = 0; t < T; t++) {
                 __m512i four;
                 asm("vpbroadcastd %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const int32_t*>(codes + t * stride + 4 * f)));
-                BITEMBED_UNROLL for (int b = 0; b < B; b++) dot(acc[f % CHAINS][t][b], weights[b], four);
+                BITEMBED_UNROLL for (int b = 0; b < B; b++) dot(acc[in_place][t][b], weights[b], four);
             }
         }
     }
@@ -86,7 +89,8 @@ void dot_tile(const TileInput& in, const TileOutput& to) {
         const __m512 scale = _mm512_set1_ps(to.scale[t] * to.weight_scale);
         BITEMBED_UNROLL for (int b = 0; b < B; b++) {
             __m512i sums = acc[0][t][b];
-            if (CHAINS == 2) sums = _mm512_add_epi32(sums, acc[CHAINS - 1][t][b]);
+            BITEMBED_UNROLL for (int f = 1; f < CHAINS; f++)
+                sums = _mm512_add_epi32(sums, _mm512_srai_epi32(acc[f][t][b], 2 * f));
             __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
             if (to.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(to.bias + b * LANES));
             float* const values = to.y + t * to.stride + b * LANES;

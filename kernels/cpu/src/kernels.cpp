@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "encoder.h"
@@ -190,13 +191,18 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
     auto work = [&](Team& team, int thread) {
         const MatrixUnit unit;
         BlockScratch& s = scratches[thread];
+        const auto share = [&](const bitembed_linear& one) {
+            const int64_t blocks = row_blocks(one), tiles = blocks_of(blocks, TILE_BLOCKS);
+            const int64_t size = by_rows ? blocks_of(tiles, team.size) * TILE_BLOCKS : blocks, from = by_rows ? thread * size : 0;
+            return std::pair(least(blocks, from), least(blocks, from + size));
+        };
         const auto some = [&](int64_t from, int64_t to) {
+            if (by_rows) fetch_first(w[0], share(w[0]).first);
             quantize_inputs([&](int64_t t) { return x + (from + t) * in; }, to - from, inputs.data(), count, s.quantize,
                             s.codes);
             for (int64_t i = 0; i < count; i++) {
-                const int64_t blocks = row_blocks(w[i]), width = w[i].out_features;
-                const int64_t share = by_rows ? blocks_of(blocks_of(blocks, team.size), TILE_BLOCKS) * TILE_BLOCKS : blocks;
-                const int64_t begin = by_rows ? least(blocks, thread * share) : 0, end = least(blocks, begin + share);
+                const auto [begin, end] = share(w[i]);
+                const int64_t width = w[i].out_features;
                 if (bf16) {
                     linear_bf16(s.codes[i], to - from, w[i], begin, end, static_cast<Bfloat16*>(y[i]) + from * width, width);
                 } else {

@@ -26,6 +26,15 @@ static_assert(TILE_TOKENS <= 8 && TILE_BLOCKS <= 3);
 inline int64_t row_blocks(const bitembed_linear& w) { return blocks_of(w.out_features, LANES); }
 inline int64_t steps_of(const bitembed_linear& w) { return blocks_of(w.in_features, LANES); }
 
+// Asks for the weights of the first tiles from `block` on, which tiles do not ask for ahead, while there is other work.
+inline void fetch_first(const bitembed_linear& w, int64_t block) {
+    constexpr int64_t BYTES = 8192;
+    const int64_t bytes_of_block = steps_of(w) * 64;
+    const uint8_t* const first = w.panels + block * bytes_of_block;
+    const int64_t bytes = least(BYTES, (row_blocks(w) - block) * bytes_of_block);
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(first + byte, 0, 2);
+}
+
 // A tile's values where there is no room for all of them: (TILE_TOKENS, TILE_WIDTH), or those of a matrix unit's tiles.
 struct TileBuffer {
     float y[most<int64_t>(TILE_TOKENS * TILE_WIDTH, 1024)];
