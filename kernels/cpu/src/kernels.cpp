@@ -134,38 +134,29 @@ int norm_backward(const void* grad, const void* x, int64_t m, int64_t n, const f
     return grad_bf16 ? run_grad(static_cast<const Bfloat16*>(grad)) : run_grad(static_cast<const float*>(grad));
 }
 
-// Memory of one thread that quantizes and multiplies blocks of tokens: codes for each of `inputs` projections.
-struct BlockScratch {
+// Memory of this thread, which quantizes and multiplies blocks of tokens: codes for each of `inputs` projections.
+class BlockScratch {
+public:
     Codes* codes;
     float *quantize, *inner;
-    void lay_out(Arena& arena, int64_t tokens, int64_t widest, int64_t inputs, int64_t inner_features) {
-        Codes* const all = arena.take<Codes>(inputs);
-        for (int64_t i = 0; i < inputs; i++) {
-            const Codes one = take_codes(arena, tokens, widest);
-            if (all) all[i] = one;
-        }
-        codes = all;
-        quantize = arena.take<float>(quantize_scratch(widest));
-        inner = arena.take<float>(tokens * inner_features);
-    }
-};
 
-class Scratches {
-public:
-    Scratches(int threads, int64_t tokens, int64_t widest, int64_t inputs, int64_t inner_features) {
-        BlockScratch unused;
-        arena_.take<BlockScratch>(threads);
-        for (int i = 0; i < threads; i++) unused.lay_out(arena_, tokens, widest, inputs, inner_features);
-        if (!arena_.allocate()) return;
-        all_ = arena_.take<BlockScratch>(threads);
-        for (int i = 0; i < threads; i++) all_[i].lay_out(arena_, tokens, widest, inputs, inner_features);
+    BlockScratch(int64_t tokens, int64_t widest, int64_t inputs, int64_t inner_features) {
+        lay_out(tokens, widest, inputs, inner_features);
+        if (arena_.allocate_kept()) lay_out(tokens, widest, inputs, inner_features);
     }
-    explicit operator bool() const { return all_ != nullptr; }
-    BlockScratch& operator[](int thread) { return all_[thread]; }
+    explicit operator bool() const { return codes != nullptr; }
 
 private:
+    void lay_out(int64_t tokens, int64_t widest, int64_t inputs, int64_t inner_features) {
+        codes = arena_.take<Codes>(inputs);
+        for (int64_t i = 0; i < inputs; i++) {
+            const Codes one = take_codes(arena_, tokens, widest);
+            if (codes) codes[i] = one;
+        }
+        quantize = arena_.take<float>(quantize_scratch(widest));
+        inner = arena_.take<float>(tokens * inner_features);
+    }
     Arena arena_;
-    BlockScratch* all_ = nullptr;
 };
 
 // Below this many operations a second thread costs more than it saves.
@@ -184,13 +175,13 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
     // A few tokens are quantized by every thread, and the rows of the weights shared out; many tokens are shared out.
     const bool by_rows = m < 4 * threads;
     const int64_t block = by_rows ? m : block_tokens(m, threads);
-    Scratches scratches(threads, block, in, count, 0);
-    if (!scratches) return -1;
+    std::atomic<bool> enough{true};
     std::vector<const bitembed_linear*> inputs;
     for (int64_t i = 0; i < count; i++) inputs.push_back(w + i);
     auto work = [&](Team& team, int thread) {
         const MatrixUnit unit;
-        BlockScratch& s = scratches[thread];
+        BlockScratch s(block, in, count, 0);
+        if (!s) return enough.store(false);
         const auto share = [&](const bitembed_linear& one) {
             const int64_t blocks = row_blocks(one), tiles = blocks_of(blocks, TILE_BLOCKS);
             const int64_t size = by_rows ? blocks_of(tiles, team.size) * TILE_BLOCKS : blocks, from = by_rows ? thread * size : 0;
@@ -215,18 +206,18 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
         for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) some(b * block, least(m, (b + 1) * block));
     };
     bitembed::run_team(threads, 1, work);
-    return 0;
+    return enough ? 0 : -1;
 }
 
 int latent_linear(const void* x, int64_t m, const bitembed_linear* w, int8_t* codes, float* scale, float* inverse, void* y,
                   int x_bf16, int y_bf16, int threads) {
     if (m == 0) return 0;
     const int64_t block = block_tokens(m, threads), in = w->in_features, out = w->out_features;
-    Scratches scratches(threads, most(block, TOKENS_TOGETHER), in, 1, x_bf16 ? in : 0);
-    if (!scratches) return -1;
+    std::atomic<bool> enough{true};
     auto work = [&](Team& team, int thread) {
         const MatrixUnit unit;
-        BlockScratch& s = scratches[thread];
+        BlockScratch s(most(block, TOKENS_TOGETHER), in, 1, x_bf16 ? in : 0);
+        if (!s) return enough.store(false);
         for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) {
             const int64_t from = b * block, to = least(m, from + block);
             const Codes made = {s.codes[0].codes, scale + from, s.codes[0].sum, s.codes[0].stride};
@@ -249,20 +240,20 @@ int latent_linear(const void* x, int64_t m, const bitembed_linear* w, int8_t* co
         }
     };
     bitembed::run_team(threads, 1, work);
-    return 0;
+    return enough ? 0 : -1;
 }
 
 int feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const bitembed_linear* up,
                   const bitembed_linear* down, int32_t activation, float* y, int threads) {
     if (m == 0) return 0;
     const int64_t block = block_tokens(m, threads), in = up->in_features, inner = up->out_features;
-    Scratches scratches(threads, block, most(in, inner), 2, inner);
-    if (!scratches) return -1;
+    std::atomic<bool> enough{true};
     const bitembed_linear no_gate = {};
     const bitembed_linear* const inputs[2] = {gate ? gate : up, up};
     auto work = [&](Team& team, int thread) {
         const MatrixUnit unit;
-        BlockScratch& s = scratches[thread];
+        BlockScratch s(block, most(in, inner), 2, inner);
+        if (!s) return enough.store(false);
         for (int64_t b; (b = team.next(0, thread, blocks_of(m, block))) >= 0;) {
             const int64_t from = b * block, count = least(m, from + block) - from;
             quantize_inputs([&](int64_t t) { return x + (from + t) * in; }, count, inputs, 2, s.quantize, s.codes);
@@ -272,7 +263,7 @@ int feed_forward(const float* x, int64_t m, const bitembed_linear* gate, const b
         }
     };
     bitembed::run_team(threads, 1, work);
-    return 0;
+    return enough ? 0 : -1;
 }
 
 void rotate(float* x, const int64_t* offsets, int64_t texts, int64_t heads, int64_t head_dim, const bitembed_norm* norm,
