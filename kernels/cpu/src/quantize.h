@@ -164,6 +164,12 @@ inline int32_t largest_size(const float* x, int64_t n, const float* gain, float 
     return largest(larger(larger(peaks[0], peaks[1]), larger(peaks[2], peaks[3])));
 }
 
+constexpr int64_t FEW_FEATURES = 1024;  // the next tokens fit into the first cache beside those that are worked on
+
+inline void fetch(const float* soon, bool into_first_cache) {
+    into_first_cache ? __builtin_prefetch(soon) : __builtin_prefetch(soon, 0, 2);
+}
+
 // The codes of x (n,), whose largest size is `top`; returns their sum. `soon`: what is read next, as long as x.
 inline int32_t codes_of(const float* x, int64_t n, float top, int8_t* codes, const float* soon) {
     const float divisor = top + QUANTIZATION_EPS, factor = LEVELS / divisor;
@@ -171,7 +177,7 @@ inline int32_t codes_of(const float* x, int64_t n, float top, int8_t* codes, con
     i32x16 total = {};
     int64_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        BITEMBED_UNROLL for (int j = 0; j < 4; j++) __builtin_prefetch(soon + i + j * LANES);
+        BITEMBED_UNROLL for (int j = 0; j < 4; j++) fetch(soon + i + j * LANES, n <= FEW_FEATURES);
         if (exact && sixty_four_codes(x + i, factor, codes + i, total)) continue;
         for (int64_t j = i; j < i + 4 * LANES; j += LANES) sixteen_codes(x + j, LANES, divisor, codes + j, total);
     }
