@@ -8,8 +8,8 @@ time. "one token" tells a third case, in GB/s: weights that no cache holds, laye
 read. The peers multiply what is ready: `torch._int_mm` int8 codes, to int32 sums; they are called from Python, and that is
 timed with them. onnxruntime is in `cpu_texts.py`. The peak is the machine's vector dot-product instruction alone,
 measured in every round; where a matrix unit (AMX) multiplies, shares may exceed it, and those of the unit's own peak stand
-beside them. Rounds go through all backends in turn; medians and extremes are kept. Before a shape is timed,
-the native result is compared with the reference's.
+beside them. Rounds go through all shapes and backends in turn, so that a disturbance of seconds meets one round; medians and
+extremes are kept. Before a shape is timed, the native result is compared with the reference's.
 """
 
 import argparse
@@ -51,26 +51,33 @@ def main() -> None:
     results: dict[str, Any] = {"environment": environment(), "kernel": library.isa(), "threads": {}}
     for threads in arguments.threads:
         torch.set_num_threads(threads)
-        rows: list[dict[str, Any]] = []
-        cold: list[dict[str, Any]] = []
+        cases = {
+            (name, tokens): prepare(tokens, features, out, threads)
+            for name, (out, features) in SHAPES.items()
+            for tokens in arguments.tokens
+        }
+        from_memory = {name: one_token(out, features, threads) for name, (out, features) in SHAPES.items()}
+        samples: dict[tuple[str, int, str], list[float]] = {}
+        reading: dict[str, list[tuple[float, float]]] = {}
         peaks: dict[str, list[float]] = {}
-        for name, (out, features) in SHAPES.items():
-            print(f"{threads} threads, {name}", file=sys.stderr, flush=True)
-            cold.append({"shape": name, **one_token(out, features, threads, arguments.rounds)})
-            for tokens in arguments.tokens:
-                backends = prepare(tokens, features, out, threads)
-                samples: dict[str, list[float]] = {backend: [] for backend in backends}
-                for _ in range(arguments.rounds):
+        for number in range(arguments.rounds):
+            for name, (out, features) in SHAPES.items():
+                print(f"{threads} threads, round {number + 1}, {name}", file=sys.stderr, flush=True)
+                reading.setdefault(name, []).append(from_memory[name]())
+                for tokens in arguments.tokens:
                     time.sleep(QUIET_SECONDS)
                     for unit, gops in peaks_of(threads).items():
                         peaks.setdefault(unit, []).append(gops)
-                    for backend, seconds in backends.items():
+                    for backend, seconds in cases[name, tokens].items():
                         time.sleep(QUIET_SECONDS)  # until the threads of the backend before sleep
-                        samples[backend].append(2e-9 * tokens * out * features / seconds())
-                for backend, gops in samples.items():
-                    row = {"shape": name, "out": out, "in": features, "tokens": tokens, "backend": backend}
-                    spread = {"gops": statistics.median(gops), "min": min(gops), "max": max(gops)}
-                    rows.append({**row, **spread})
+                        gops = 2e-9 * tokens * out * features / seconds()
+                        samples.setdefault((name, tokens, backend), []).append(gops)
+        rows: list[dict[str, Any]] = []
+        for (name, tokens, backend), gops in samples.items():
+            out, features = SHAPES[name]
+            row = {"shape": name, "out": out, "in": features, "tokens": tokens, "backend": backend}
+            rows.append({**row, "gops": statistics.median(gops), "min": min(gops), "max": max(gops)})
+        cold = [{"shape": name, **reading_speed(rates)} for name, rates in reading.items()]
         medians = {unit: statistics.median(gops) for unit, gops in peaks.items()}
         for row in rows:
             row |= {f"share_of_{unit}": row["gops"] / peak for unit, peak in medians.items()}
@@ -103,8 +110,8 @@ def peaks_of(threads: int) -> dict[str, float]:
     return peaks
 
 
-def one_token(out: int, features: int, threads: int, rounds: int) -> dict[str, float]:
-    """GB/s of weights that a token's product reads from memory, and of reading alone."""
+def one_token(out: int, features: int, threads: int) -> Callable[[], tuple[float, float]]:
+    """What tells the GB/s of weights that a token's product reads from memory, and of reading alone."""
     codes = torch.randint(
         -1, 2, (out, features), generator=torch.Generator().manual_seed(0), dtype=torch.int8
     )
@@ -112,10 +119,16 @@ def one_token(out: int, features: int, threads: int, rounds: int) -> dict[str, f
     bytes_of_one = PanelWeight(packed, features).panels.numel()
     weights = [PanelWeight(packed, features) for _ in range(COLD_BYTES // bytes_of_one)]
     seconds = native(torch.randn(1, features), weights, norm, threads)[1]
-    rates, limits = [], []
-    for _ in range(rounds):
-        limits.append(library.native().bitembed_read_gbs(threads))
-        rates.append(1e-9 * bytes_of_one / seconds())
+
+    def rates() -> tuple[float, float]:
+        limit = library.native().bitembed_read_gbs(threads)
+        return 1e-9 * bytes_of_one / seconds(), limit
+
+    return rates
+
+
+def reading_speed(rates_and_limits: list[tuple[float, float]]) -> dict[str, float]:
+    rates, limits = zip(*rates_and_limits, strict=True)
     rate, limit = statistics.median(rates), statistics.median(limits)
     return {
         "read_gbs": rate,
