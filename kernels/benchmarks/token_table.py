@@ -76,10 +76,10 @@ def main() -> None:
 
 def documents(of_a_task: int) -> list[str]:
     """The first documents of each of the offline retrieval tasks."""
-    loaded = [TASKS[name].load() for name in OFFLINE_SUITE]
+    retrieval = [TASKS[name].load() for name in OFFLINE_SUITE if TASKS[name].type == "retrieval"]
     return [
         f"{title} {text}".strip()
-        for data in loaded
+        for data in retrieval
         if isinstance(data, RetrievalData)
         for title, text in islice(data.corpus.values(), of_a_task)
     ]

@@ -1,5 +1,6 @@
 """Encoding: pooling, prompts, padding invariance, precisions, and clear errors for bad input."""
 
+import gc
 import logging
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from bitembed_core import BitEmbedder
+from bitembed_core.backbones import load_tokenizer
 from bitembed_core.pooling import pool
 from bitembed_core.storage import PackedEmbeddings, StorageFormat
 
@@ -121,3 +123,18 @@ def test_what_is_no_model(tmp_path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(FileNotFoundError, match=r"not a \.gguf file"):
         BitEmbedder.from_pretrained(tmp_path / "notes.txt")
+
+
+def test_garbage_collection_goes_on_after_a_tokenizer(tiny_embedder, tmp_path) -> None:
+    tiny_embedder.save_pretrained(tmp_path / "m")
+    load_tokenizer(tmp_path / "m")
+    assert gc.isenabled()
+    with pytest.raises((OSError, ValueError)):
+        load_tokenizer(tmp_path / "nothing")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        load_tokenizer(tmp_path / "m")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -14,7 +14,10 @@ struct KeptMemory {
     char* memory = nullptr;
     int64_t bytes = 0;
 
+    KeptMemory() = default;
     ~KeptMemory() { free(memory); }
+    KeptMemory(const KeptMemory&) = delete;
+    KeptMemory& operator=(const KeptMemory&) = delete;
     static KeptMemory& of_this_thread() {
         static thread_local KeptMemory kept;
         return kept;

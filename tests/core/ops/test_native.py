@@ -101,6 +101,19 @@ def test_codes_near_the_middle_of_two(isa) -> None:
     assert torch.equal(codes[0], (x * 127).div(largest + EPS).round().to(torch.int8))
 
 
+def test_codes_around_the_middle_of_two(isa) -> None:
+    """Quotients up to some hundred roundings away from a half, on both sides of where the exact division is asked."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 640, generator=generator) * 10 ** torch.linspace(-4, 6, 64)[:, None]
+    largest = x.abs().amax(dim=1, keepdim=True)
+    halves = (torch.randint(-126, 126, x.shape, generator=generator) + 0.5) * (largest + EPS) / 127
+    halves *= 1 + 2.0**-24 * torch.randint(-400, 401, x.shape, generator=generator)
+    x[:, 1::2] = halves.clamp(-largest, largest)[:, 1::2]
+    codes, _, _ = norm_quantize(x, None)
+    largest = x.abs().amax(dim=1, keepdim=True)
+    assert torch.equal(codes, (x * 127).div(largest + EPS).round().to(torch.int8))
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-45, 1e-30, 1e30, 3e38])
 def test_extreme_sizes(isa, value) -> None:
     x = torch.full((3, 50), value)
