@@ -10,11 +10,13 @@ all directions alike; a power of it keeps their order.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from bitembed_core.exact_product import ExactProduct
 from bitembed_core.similarity import unit_vectors
 
 FLATTENING = 0.3  # of a spectrum's logarithm; 1 is whitening
@@ -90,5 +92,11 @@ class OutputMap:
         return type(self)(self.matrix @ other.matrix)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (..., dim) mapped, of length 1, in x's dtype."""
-        return unit_vectors(x.float() @ self.matrix.to(x.device)).to(x.dtype)
+        """x (..., dim) mapped, of length 1, in x's dtype; without gradients whatever stands beside a vector."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return unit_vectors(x.float() @ self.matrix.to(x.device)).to(x.dtype)
+        return unit_vectors(self._exact(x)).to(x)
+
+    @cached_property
+    def _exact(self) -> ExactProduct:
+        return ExactProduct(self.matrix)

@@ -63,6 +63,12 @@ def learned_pattern(weight: Tensor, log_scale: Tensor) -> Tensor:
     return _LearnedPattern.apply(weight, log_scale)
 
 
+def mean_magnitude(weight: Tensor) -> Tensor:
+    """`mean|W|` float32, a scalar, summed in float64: the same whatever the order of the sum, and so on every machine, with
+    every number of threads."""
+    return (weight.float().abs().sum(dtype=torch.float64) / weight.numel()).float()
+
+
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Eq 1: one scale per tensor, `D = mean|W|`, and codes `clip(round(W / (D + eps)), -1, 1)`.
 
@@ -73,7 +79,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
         codes int8 in {-1, 0, 1}, the shape of `weight`; scale `D` float32, a scalar. `Qw(W) = D * codes`.
     """
     weight = weight.float()
-    scale = weight.abs().mean()
+    scale = mean_magnitude(weight)
     codes = torch.div(weight, scale + EPS).round_().clamp_(-1, 1)
     return codes.to(torch.int8), scale
 

@@ -18,7 +18,6 @@ from bitembed_core.quantizers import EPS, quantize_weight
 
 MARGIN = 2.0**-10  # relative distance from the threshold, above float32's rounding
 SUM_TOLERANCE = 2.0**-27
-ATTEMPTS = 16
 ADJUSTED = 64  # weights that round to zero whose values make up for the rest
 
 
@@ -35,21 +34,9 @@ def bfloat16_latent(codes: Tensor, scale: Tensor, latent: Tensor | None = None) 
     if latent is not None and _stands_for(latent.detach().bfloat16(), codes, scale):
         return latent.detach().bfloat16()
     start = pattern_latent(codes, scale) if latent is None else latent.detach().float()
-    weight = _beside_threshold(start, codes, scale)
     target = float(scale.double() * codes.numel())
-    aim, step = (
-        target,
-        target * 2.0**-24,
-    )  # float32 sums are not exact: the right aim is searched for beside the target
-    above = None
-    for _ in range(ATTEMPTS):
-        weight = _with_sum(weight, codes, scale, aim)
-        if _stands_for(weight, codes, scale):
-            return weight
-        before, above = above, bool(weight.float().abs().mean() > scale)
-        step = step if before in (None, above) else step / 2
-        aim += -step if above else step
-    return None
+    weight = _with_sum(_beside_threshold(start, codes, scale), codes, scale, target)
+    return weight if _stands_for(weight, codes, scale) else None
 
 
 def pattern_latent(codes: Tensor, scale: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from bitembed_core.exact_product import in_float64
 from bitembed_core.similarity import unit_vectors
 
 # Of the mean. The more is taken out, the less rounding takes and the more the unrounded vectors lose.
@@ -57,4 +58,5 @@ class Centre:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., dim) around the centre, of length 1, in x's dtype."""
-        return unit_vectors(x.float() - self.vector.to(x.device)).to(x.dtype)
+        wide = in_float64(x)
+        return unit_vectors(wide - self.vector.to(wide)).to(x)

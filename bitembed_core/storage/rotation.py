@@ -7,6 +7,7 @@ model and must be kept with it.
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bitembed_core.exact_product import ExactProduct
 from bitembed_core.files import atomic_path
 from bitembed_core.similarity import unit_vectors
 
@@ -90,8 +92,14 @@ class Rotation:
         return cls(_orthogonal(axes))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (..., dim) rotated, in x's dtype."""
-        return (x.float() @ self.matrix.to(x.device)).to(x.dtype)
+        """x (..., dim) rotated, in x's dtype; without gradients whatever stands beside a vector."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return (x.float() @ self.matrix.to(x.device)).to(x.dtype)
+        return self._exact(x).to(x)
+
+    @cached_property
+    def _exact(self) -> ExactProduct:
+        return ExactProduct(self.matrix)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""

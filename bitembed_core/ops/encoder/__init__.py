@@ -1,4 +1,8 @@
-"""A whole ternary encoder at once, natively on the CPU or fused on CUDA. The reference is the transformers model itself."""
+"""A whole ternary encoder at once, natively on the CPU or fused on CUDA.
+
+References are the transformers model itself, up to the order of its sums, and `ReferenceEncoder`, which has the native
+encoder's order and so its bits.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,9 +13,10 @@ from transformers import PreTrainedModel
 from bitembed_core.ops import gpu
 from bitembed_core.ops.encoder.architecture import NotDescribed, describe
 from bitembed_core.ops.encoder.native import NativeEncoder
+from bitembed_core.ops.encoder.reference import ReferenceEncoder
 from bitembed_core.pooling import PoolingMode
 
-__all__ = ["NativeEncoder", "NotDescribed", "OwnEncoder", "describe", "own_encoder"]
+__all__ = ["NativeEncoder", "NotDescribed", "OwnEncoder", "ReferenceEncoder", "describe", "own_encoder"]
 
 
 class OwnEncoder(Protocol):
@@ -32,6 +37,8 @@ def own_encoder(kernel: str, model: PreTrainedModel, pooling: PoolingMode) -> Ow
     """
     if kernel == "native" and model.device.type == "cpu":
         return NativeEncoder(model, pooling)
+    if kernel == "reference" and model.device.type == "cpu":
+        return ReferenceEncoder(model, pooling)
     if kernel == "triton" and gpu.runs_on(model.device):
         from bitembed_core.ops.encoder.fused import FusedEncoder
 

@@ -12,6 +12,7 @@ from bitembed_core.bitlinear import BitLinear
 from bitembed_core.embedding_table import QuantizedEmbedding
 from bitembed_core.pooling import PoolingMode
 
+CHECKED_POSITIONS = 16
 FIXED_ROTATIONS = {"default", "linear", "llama3", "yarn"}  # frequencies that do not depend on a text's length
 
 
@@ -159,7 +160,11 @@ def _qwen3(model: Any) -> Architecture:
         post_norm=False,
         tokens=model.embed_tokens,
         final_norm=_rms(model.norm),
-        rotations=lambda _kind, positions: _halves(*model.rotary_emb(*_positions(positions))),
+        rotations=_rotations(
+            lambda x, positions, _kind: model.rotary_emb(x, positions),
+            {"all": config.rope_parameters},
+            config.head_dim,
+        ),
     )
 
 
@@ -169,7 +174,8 @@ def _gemma3(model: Any) -> Architecture:
         raise NotDescribed(f"activation {config.hidden_activation}")
     if config.attn_logit_softcapping is not None:
         raise NotDescribed("attention scores are capped")
-    for parameters in config.rope_parameters.values():
+    rope_parameters = {kind: config.rope_parameters[kind] for kind in sorted(set(config.layer_types))}
+    for parameters in rope_parameters.values():
         _check_rotation(parameters)
     layers = []
     for layer, kind in zip(model.layers, config.layer_types, strict=True):
@@ -199,7 +205,7 @@ def _gemma3(model: Any) -> Architecture:
         post_norm=False,
         tokens=model.embed_tokens,
         final_norm=_rms(model.norm, offset=1.0),
-        rotations=lambda kind, positions: _halves(*model.rotary_emb(*_positions(positions), kind)),
+        rotations=_rotations(model.rotary_emb, rope_parameters, config.head_dim),
     )
 
 
@@ -262,8 +268,41 @@ def _layer_norm(norm: Any) -> NormPart:
     return NormPart("layer", norm.weight.detach().float(), norm.bias.detach().float(), norm.eps)
 
 
-def _positions(positions: int) -> tuple[Tensor, Tensor]:
-    return torch.zeros(1, dtype=torch.float32), torch.arange(positions)[None]
+def _rotations(
+    module: Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]],
+    parameters: dict[str, dict[str, Any]],
+    head_dim: int,
+) -> Callable[[str, int], Tensor]:
+    """Tables of the rotations of each kind. The usual ones are computed here, since powers and cosines of float32 differ
+    between machines in their last bit, and with them vectors in more than that."""
+
+    def of_the_module(kind: str, positions: int) -> Tensor:
+        return _halves(*module(torch.zeros(1), torch.arange(positions)[None], kind))
+
+    def table(kind: str, positions: int) -> Tensor:
+        if parameters[kind]["rope_type"] != "default":
+            return of_the_module(kind, positions)
+        return rotation_table(parameters[kind]["rope_theta"], head_dim, positions)
+
+    for kind in parameters:
+        expected = of_the_module(kind, CHECKED_POSITIONS)
+        if not torch.allclose(table(kind, CHECKED_POSITIONS), expected, atol=1e-5):
+            raise NotDescribed("rotations of another form")
+    return table
+
+
+def rotation_table(base: float, head_dim: int, positions: int) -> Tensor:
+    """`cos(p f_i)`, then `sin(p f_i)`, of positions p and frequencies `f_i = base^(-2 i / head_dim)` (arXiv 2104.09864).
+
+    Frequencies and angles are rounded to float32, as in transformers, and nothing else is before the result.
+
+    Returns:
+        (positions, head_dim) float32.
+    """
+    powers = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    frequencies = (1.0 / base**powers).float()
+    angles = (torch.arange(positions).float()[:, None] * frequencies).double()
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
 
 
 def _halves(cosine: Tensor, sine: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """`Qx(norm(x)) Qw(W)^T + bias`, the layer that a ternary model is made of.
 
 Kernels, by name:
-- `reference`: floating-point product of the dequantized factors; runs everywhere.
+- `reference`: floating-point product of the dequantized factors; runs everywhere. On the CPU `BitEmbedder.encode` takes a
+  reference of the whole encoder instead, where it can (`ops/encoder/reference.py`).
 - `int8`: exact integer product through `torch._int_mm`, with blocked norm and quantization; CPU.
 - `native`: weights at two bits, through the native library (`ops/library.py`), in training too, where torch multiplies if
   the processor has AMX; CPU.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitembed_core.ops import library
 from bitembed_core.ops.ternary_linear.operands import Norm
-from bitembed_core.quantizers import EPS
+from bitembed_core.quantizers import EPS, mean_magnitude
 
 
 class Panels:
@@ -57,7 +57,7 @@ class LatentWeight(Panels):
     @classmethod
     def quantized(cls, weight_NK: Tensor) -> tuple[Self, Tensor]:
         """Eq 1: the weight, and its scale (); both equal `quantizers.quantize_weight`."""
-        scale = weight_NK.detach().float().abs().mean()
+        scale = mean_magnitude(weight_NK.detach())
         return cls(weight_NK, scale), scale
 
 

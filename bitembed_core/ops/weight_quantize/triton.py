@@ -1,6 +1,6 @@
 """Ternary quantization of a weight (Eq 1) in two launches: partial sums of |w|, then rounding by their mean.
 
-The mean never leaves the device, and partial sums are added in one fixed order, so that the result is the same every time.
+The mean never leaves the device. Partial sums are float64, so that the scale is that of the CPU whatever their order.
 """
 
 import torch
@@ -17,10 +17,10 @@ MOST_PARTS = 1024  # partial sums, which every program of the second launch adds
 @triton.jit
 def partial_sums_kernel(w_ptr, parts_ptr, size, blocks_of_a_part, BLOCK: tl.constexpr):
     part = tl.program_id(0).to(tl.int64)
-    total = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float64)
     for i in range(blocks_of_a_part):
         at = (part * blocks_of_a_part + i) * BLOCK + tl.arange(0, BLOCK)
-        total += tl.abs(tl.load(w_ptr + at, mask=at < size, other=0.0).to(tl.float32))
+        total += tl.abs(tl.load(w_ptr + at, mask=at < size, other=0.0)).to(tl.float64)
     tl.store(parts_ptr + part, tl.sum(total, axis=0))
 
 
@@ -38,7 +38,7 @@ def ternary_kernel(
     block = tl.program_id(0).to(tl.int64)
     part = tl.arange(0, MOST_PARTS)
     total = tl.sum(tl.load(parts_ptr + part, mask=part < parts, other=0.0), axis=0)
-    scale = tl.div_rn(total, size * 1.0)
+    scale = (total / size).to(tl.float32)
     if block == 0:
         tl.store(scale_ptr, scale)
     at = block * BLOCK + tl.arange(0, BLOCK)
@@ -50,7 +50,7 @@ def ternary_kernel(
 
 @torch.library.custom_op("bitembed::quantize_weight", mutates_args=())
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """As `quantizers.quantize_weight`; the scale is the same up to the order of a sum, codes are exact for that scale."""
+    """As `quantizers.quantize_weight`."""
     weight = weight.contiguous()
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = torch.empty((), device=weight.device)
@@ -59,7 +59,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
         return codes, scale.fill_(float("nan"))  # a mean of nothing
     blocks_of_a_part = triton.cdiv(blocks, MOST_PARTS)
     parts = triton.cdiv(blocks, blocks_of_a_part)
-    sums = torch.empty(parts, device=weight.device)
+    sums = torch.empty(parts, dtype=torch.float64, device=weight.device)
     partial_sums_kernel[(parts,)](weight, sums, weight.numel(), blocks_of_a_part, BLOCK=BLOCK, num_warps=8)
     ternary_kernel[(blocks,)](
         weight,

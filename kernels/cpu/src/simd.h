@@ -1,7 +1,7 @@
 // Sixteen floats at a time, in the compiler's vector extensions: one source for every instruction set.
 //
-// Reductions have one fixed order, so results do not depend on the width of the machine's registers, only on whether it
-// can fuse a product and a sum.
+// Reductions have one fixed order, and a product and a sum are rounded once or twice as the source says, so every instruction
+// set gives the same bits (those of `bitembed_core/ops/encoder/reference.py`).
 #pragma once
 
 #include <cstdint>
@@ -80,7 +80,7 @@ inline f32x16 larger(f32x16 a, f32x16 b) {
 }
 inline f32x16 absolute(f32x16 v) { return bits<f32x16>(bits<i32x16>(v) & 0x7fffffff); }
 
-// a b + c, rounded once where the machine can.
+// a b + c, rounded once.
 inline f32x16 fused(f32x16 a, f32x16 b, f32x16 c) {
 #if defined(__AVX512F__)
     return bits<f32x16>(_mm512_fmadd_ps(bits<__m512>(a), bits<__m512>(b), bits<__m512>(c)));
@@ -97,7 +97,15 @@ inline f32x16 fused(f32x16 a, f32x16 b, f32x16 c) {
     memcpy(&c, z, sizeof c);
     return c;
 #else
-    return a * b + c;
+    // As doubles, the product is exact, and a sum that is rounded to odd leaves the rounding to float as it should be.
+    for (int i = 0; i < LANES; i++) {
+        const double product = static_cast<double>(a[i]) * b[i], addend = c[i], sum = product + addend;
+        const double shown = sum - addend, rest = (addend - (sum - shown)) + (product - shown);  // sum + rest is exact
+        uint64_t odd = bits<uint64_t>(sum);
+        if ((rest < 0 || rest > 0) && odd % 2 == 0) odd += (rest > 0) == (sum > 0) ? 1 : -1;
+        c[i] = static_cast<float>(bits<double>(odd));
+    }
+    return c;
 #endif
 }
 inline f32x16 fused(f32x16 a, f32x16 b, float c) { return fused(a, b, splat(c)); }

@@ -32,7 +32,13 @@ from bitembed_core.ops.weight_quantize.triton import partial_sums_kernel, ternar
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # that a block may have
 SMALL_CARD = 99 * 1024  # as with compute capability 8.6 and 8.9
-POINTERS = {"codes_ptr": "*i8", "real_ptr": "*i8", "target_ptr": "*i64", "owner_ptr": "*i64"}
+POINTERS = {
+    "codes_ptr": "*i8",
+    "real_ptr": "*i8",
+    "target_ptr": "*i64",
+    "owner_ptr": "*i64",
+    "parts_ptr": "*fp64",
+}
 FLOATS = {"eps", "margin", "inverse_temperature", "student_inverse", "teacher_inverse", "scale"}
 FLOATS |= {"own_eps", "after_eps", "before_eps"}
 RELATIONS = {"ROWS": 64, "STUDENT_WIDTH": 32, "TEACHER_WIDTH": 64}
