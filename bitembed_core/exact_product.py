@@ -33,10 +33,12 @@ class ExactProduct:
         """float64 (..., n) of x (..., m), without a gradient: the product of x, rounded to a part in 2^26 of a vector's
         largest component, and W, rounded to a part in 2^34 (m = 1024) of its largest value."""
         x = in_float64(x.detach())
+        if self._unit.device != x.device:
+            self._high, self._low, self._unit = (t.to(x.device) for t in (self._high, self._low, self._unit))
         unit = power_above(x.abs().amax(dim=-1, keepdim=True))
         whole = (x / unit * 2.0**VECTOR_BITS).round()
-        high, low = (whole @ part.to(x.device) for part in (self._high, self._low))
-        return (high + low / self._step) * (unit * self._unit.to(x.device) / (self._step * 2.0**VECTOR_BITS))
+        high, low = whole @ self._high, whole @ self._low
+        return (high + low / self._step) * (unit * self._unit / (self._step * 2.0**VECTOR_BITS))
 
 
 def in_float64(x: Tensor) -> Tensor:

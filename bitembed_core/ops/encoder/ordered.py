@@ -11,10 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LANES = 16
-TIE = torch.iinfo(
-    torch.int64
-).min  # what a float64 between two float32 leaves when only its bits beyond float32 stay
 BEYOND_FLOAT32 = 35  # bits of a float64 before those that a float32 has no room for
+TIE = -(1 << 63)  # those others, shifted to the front, of a float64 in the middle between two float32
 
 
 def fused_step(a64: Tensor, b64: Tensor, c64: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -70,9 +68,7 @@ def ordered_sum(x: Tensor, chains: int = 1) -> Tensor:
     blocks = F.pad(x, (0, -x.shape[-1] % LANES)).unflatten(-1, (-1, LANES))
     turns = x.shape[-1] // (LANES * chains)
     taken = blocks[..., : turns * chains, :].unflatten(-2, (turns, chains))
-    total = (
-        torch.zeros_like(x[..., :1]).unsqueeze(-1).repeat_interleave(chains, -2).repeat_interleave(LANES, -1)
-    )
+    total = x.new_zeros(*x.shape[:-1], chains, LANES)
     for turn in range(turns):
         total = total + taken[..., turn, :, :]
     first, *others = total.unbind(-2)
