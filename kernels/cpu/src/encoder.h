@@ -16,15 +16,18 @@ namespace {
 using bitembed::Team;
 
 #if defined(__AMX_INT8__)
-constexpr int64_t MOST_BLOCK_TOKENS = 128;  // the weights are unpacked once for all of them
+constexpr int64_t MOST_BLOCK_TOKENS = 128, LEAST_TURN_TOKENS = 128;  // the weights are unpacked once for all of them
 #else
-constexpr int64_t MOST_BLOCK_TOKENS = 64;
+constexpr int64_t MOST_BLOCK_TOKENS = 64, LEAST_TURN_TOKENS = 16;
 #endif
 
-// Tokens of a block: as many as share the reading of the weights well, but no fewer blocks than threads.
-inline int64_t block_tokens(int64_t tokens, int threads) {
+// Tokens of a block: as many as share the reading of the weights well, but no fewer blocks than threads; and `turns` for each
+// thread where blocks stay large enough, so that one that starts late leaves the others something to do.
+inline int64_t block_tokens(int64_t tokens, int threads, int64_t turns = 1) {
     if (tokens == 0) return 1;
-    const int64_t blocks = most<int64_t>(blocks_of(tokens, MOST_BLOCK_TOKENS), least<int64_t>(threads, blocks_of(tokens, 4)));
+    const int64_t one_each = least<int64_t>(threads, blocks_of(tokens, 4));
+    const int64_t in_turns = least<int64_t>(turns * threads, tokens / LEAST_TURN_TOKENS);
+    const int64_t blocks = most(most(one_each, in_turns), blocks_of(tokens, MOST_BLOCK_TOKENS));
     const int64_t even = blocks_of(blocks, threads) * threads;
     return most<int64_t>(1, blocks_of(tokens, blocks < threads ? blocks : even));
 }

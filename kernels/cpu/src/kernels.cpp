@@ -162,6 +162,8 @@ private:
 // Below this many operations a second thread costs more than it saves.
 constexpr int64_t OPERATIONS_OF_ONE_THREAD = 600000;
 
+constexpr int64_t TURNS = 4;  // of a thread, in a layer on its own
+
 constexpr int64_t MANY_VALUES = 1 << 20;  // 4 MiB: what follows will not find them in a core's cache
 
 bool is_line(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
@@ -174,7 +176,7 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
     if (2 * m * out * in < OPERATIONS_OF_ONE_THREAD) threads = 1;
     // A few tokens are quantized by every thread, and the rows of the weights shared out; many tokens are shared out.
     const bool by_rows = m < 4 * threads;
-    const int64_t block = by_rows ? m : block_tokens(m, threads);
+    const int64_t block = by_rows ? m : block_tokens(m, threads, TURNS);
     std::atomic<bool> enough{true};
     std::vector<const bitembed_linear*> inputs;
     for (int64_t i = 0; i < count; i++) inputs.push_back(w + i);
