@@ -17,6 +17,7 @@ struct TileInput {
     int64_t block_bytes;
     int64_t steps;
     const int32_t* code_sum;  // (T,)
+    const uint8_t* ahead;     // what to ask for meanwhile, as much as the blocks have
 };
 
 // y[t * stride + n] = sum * (scale[t] * weight_scale) + bias[n]; all 16 B values of a token are written. `past`: y and its rows
@@ -56,6 +57,7 @@ void dot_tile(const TileInput& in, const TileOutput& to) {
     const uint8_t* panel = in.panel;
     const int64_t stride = in.stride;
     const int64_t block_bytes = in.block_bytes;
+    const uint8_t* ahead = in.ahead;
     // With few tokens every field has sums of its own: one chain of sums would take longer than reading the weights. Fields then
     // stay where they lie in a byte, without a shift, and their sums are 4, 16 and 64 times too large (which 32 bits hold up to half a million features).
     constexpr int CHAINS = T <= 2 ? 4 : 1;
@@ -66,10 +68,9 @@ void dot_tile(const TileInput& in, const TileOutput& to) {
             BITEMBED_UNROLL for (int f = 1; f < CHAINS; f++) acc[f][t][b] = _mm512_setzero_si512();
         }
     }
-    for (int64_t step = 0; step < in.steps; step++, panel += 64, codes += 16) {
-        // What the tile of rows after the next one reads at this step, into the second cache: the first one takes too few
-        // requests at a time to keep up with the memory.
-        BITEMBED_UNROLL for (int b = 0; b < B; b++) _mm_prefetch(panel + (2 * B + b) * block_bytes, _MM_HINT_T1);
+    for (int64_t step = 0; step < in.steps; step++, panel += 64, ahead += 64, codes += 16) {
+        // Into the second cache: the first one takes too few requests at a time to keep up with the memory.
+        BITEMBED_UNROLL for (int b = 0; b < B; b++) _mm_prefetch(ahead + b * block_bytes, _MM_HINT_T1);
         BITEMBED_UNROLL for (int f = 0; f < 4; f++) {
             const int in_place = CHAINS == 4 ? f : 0;
             const __m512i field_mask = _mm512_set1_epi8(static_cast<char>(3 << 2 * in_place));

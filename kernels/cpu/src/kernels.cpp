@@ -193,6 +193,8 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
             if (by_rows) fetch_first(w[0], share(w[0]).first);
             quantize_inputs([&](int64_t t) { return x + (from + t) * in; }, to - from, inputs.data(), count, s.quantize,
                             s.codes);
+            // A thread goes through its share backwards.
+            const Soon next = m * in >= MANY_VALUES && from >= block ? Soon{x + (from - block) * in, block * in * 4} : Soon{};
             for (int64_t i = 0; i < count; i++) {
                 const auto [begin, end] = share(w[i]);
                 const int64_t width = w[i].out_features;
@@ -200,7 +202,7 @@ int linears(const float* x, int64_t m, const bitembed_linear* w, int64_t count, 
                     linear_bf16(s.codes[i], to - from, w[i], begin, end, static_cast<Bfloat16*>(y[i]) + from * width, width);
                 } else {
                     linear(s.codes[i], to - from, w[i], begin, end, static_cast<float*>(y[i]) + from * width, width,
-                           m * width >= MANY_VALUES && width % LANES == 0 && is_line(y[i]));
+                           m * width >= MANY_VALUES && width % LANES == 0 && is_line(y[i]), i + 1 < count ? Soon{} : next);
                 }
             }
         };

@@ -49,11 +49,18 @@ struct TileBuffer {
     }
 };
 
+// Memory that will be read when a layer's tiles are done, and is asked for meanwhile.
+struct Soon {
+    const void* from = nullptr;
+    int64_t bytes = 0;
+};
+
 template <class Done>
 inline void for_dot_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* direct,
-                          int64_t stride, bool past, Done done) {
+                          int64_t stride, bool past, Soon soon, Done done) {
     TileBuffer buffer;
-    TileInput in = {nullptr, x.stride, nullptr, steps_of(w) * 64, steps_of(w), nullptr};
+    TileInput in = {nullptr, x.stride, nullptr, steps_of(w) * 64, steps_of(w), nullptr, nullptr};
+    int64_t asked = 0;
     for (int64_t block = from; block < to; block += TILE_BLOCKS) {
         const int64_t blocks = least<int64_t>(TILE_BLOCKS, to - block), row = block * LANES;
         const int64_t rows = least(blocks * LANES, w.out_features - row);
@@ -64,6 +71,11 @@ inline void for_dot_tiles(const Codes& x, int64_t count, const bitembed_linear& 
             // Even tiles: 9 tokens are 5 and 4, not 8 and 1.
             const int64_t tokens = blocks_of(count - t, blocks_of(count - t, TILE_TOKENS));
             in.codes = x.codes + t * x.stride, in.code_sum = x.sum + t;
+            in.ahead = in.panel + 2 * blocks * in.block_bytes;  // the rows after the next ones
+            if (t > 0 && asked < soon.bytes) {
+                in.ahead = static_cast<const uint8_t*>(soon.from) + asked;
+                asked += blocks * in.block_bytes;
+            }
             float* values = buffered ? buffer.y : direct + t * stride + row;
             const int64_t apart = buffered ? TILE_WIDTH : stride;
             TILES[tokens - 1][blocks - 1](in, {x.scale + t, w.scale, bias, values, apart, past && !buffered});
@@ -99,7 +111,7 @@ inline void for_matrix_tiles(const Codes& x, int64_t count, const bitembed_linea
                              float* direct, int64_t stride, bool past, Done done) {
     TileBuffer buffer;
     MatrixRows unpacked;
-    TileInput in = {nullptr, x.stride, nullptr, steps_of(w) * 64, steps_of(w), nullptr};
+    TileInput in = {nullptr, x.stride, nullptr, steps_of(w) * 64, steps_of(w), nullptr, nullptr};
     for (int64_t block = from; block < to; block += 2) {
         const int64_t blocks = least<int64_t>(2, to - block), row = block * LANES;
         const int64_t rows = least(blocks * LANES, w.out_features - row);
@@ -118,23 +130,23 @@ inline void for_matrix_tiles(const Codes& x, int64_t count, const bitembed_linea
 // `direct` and its rows then begin with lines of these.
 template <class Done>
 inline void for_tiles(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* direct,
-                      int64_t stride, Done done, bool past = false) {
+                      int64_t stride, Done done, bool past = false, Soon soon = {}) {
 #if defined(__AMX_INT8__)
     if (count >= FEWEST_MATRIX_TOKENS) return for_matrix_tiles(x, count, w, from, to, direct, stride, past, done);
 #endif
-    for_dot_tiles(x, count, w, from, to, direct, stride, past, done);
+    for_dot_tiles(x, count, w, from, to, direct, stride, past, soon, done);
 }
 
 // y[t * stride + n] for the blocks [from, to) of w; past the caches where it is much more than they hold.
 inline void linear(const Codes& x, int64_t count, const bitembed_linear& w, int64_t from, int64_t to, float* y,
-                   int64_t stride, bool past = false) {
+                   int64_t stride, bool past = false, Soon soon = {}) {
     for_tiles(x, count, w, from, to, y, stride,
               [&](int64_t t, int64_t row, int64_t tokens, int64_t rows, const float* values, int64_t apart) {
                   if (values == y + t * stride + row) return;
                   for (int64_t i = 0; i < tokens; i++)
                       memcpy(y + (t + i) * stride + row, values + i * apart, static_cast<size_t>(rows) * sizeof(float));
               },
-              past);
+              past, soon);
 #if defined(__AVX512VNNI__)
     if (past) _mm_sfence();
 #endif
