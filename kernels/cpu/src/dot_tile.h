@@ -278,12 +278,15 @@ void dot_tile(const TileInput& in, const TileOutput& to) {
     const int64_t stride = in.stride;
     static_assert(T == 1 && B == 1);
     (void)stride;
-    i32x16 sums[1][1] = {{splat(-in.code_sum[0])}};
+    int32_t lanes[LANES];
+    for (int32_t& lane : lanes) lane = -in.code_sum[0];
     for (int64_t step = 0; step < in.steps; step++, panel += 64, codes += 16) {
         for (int n = 0; n < LANES; n++) {
-            for (int i = 0; i < 16; i++) sums[0][0][n] += (panel[4 * n + i % 4] >> (2 * (i / 4)) & 3) * codes[i];
+            for (int i = 0; i < 16; i++) lanes[n] += (panel[4 * n + i % 4] >> (2 * (i / 4)) & 3) * codes[i];
         }
     }
+    i32x16 sums[1][1];
+    memcpy(sums, lanes, sizeof sums);
     finish<T, 1>(sums, to);
 }
 

@@ -207,9 +207,9 @@ inline int64_t quantize_scratch(int64_t features) { return TOKENS_TOGETHER * (co
 // The codes of sixteen weights: -1, 0 or 1, the integer closest to w / divisor (Eq 1); 0 for what is no number.
 inline i8x16 ternary_codes(f32x16 w, float divisor) {
     f32x16 v = w / divisor;
-    v = v == v ? v : f32x16{};
-    v = v > splat(1.0f) ? splat(1.0f) : v;
-    v = v < splat(-1.0f) ? splat(-1.0f) : v;
+    v = select(v == v, v, f32x16{});
+    v = select(v > splat(1.0f), splat(1.0f), v);
+    v = select(v < splat(-1.0f), splat(-1.0f), v);
     return low_bytes(nearest_integer(v));
 }
 

@@ -1,30 +1,12 @@
-// Sixteen floats at a time, in the compiler's vector extensions: one source for every instruction set.
+// Sixteen floats at a time: one source for every instruction set.
 //
 // Reductions have one fixed order, and a product and a sum are rounded once or twice as the source says, so every instruction
 // set gives the same bits (those of `bitembed_core/ops/encoder/reference.py`).
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
-#define BITEMBED_UNROLL _Pragma("GCC unroll 16")
+#include "wide.h"
 
 namespace {
-
-using f32x16 = float __attribute__((vector_size(64)));
-using f32x8 = float __attribute__((vector_size(32)));
-using f32x4 = float __attribute__((vector_size(16)));
-using i32x16 = int32_t __attribute__((vector_size(64)));
-using i32x8 = int32_t __attribute__((vector_size(32)));
-using i32x4 = int32_t __attribute__((vector_size(16)));
-using u32x16 = uint32_t __attribute__((vector_size(64)));
-using u16x16 = uint16_t __attribute__((vector_size(32)));
-using i8x16 = int8_t __attribute__((vector_size(16)));
 
 constexpr int64_t LANES = 16;
 
@@ -36,69 +18,51 @@ template <class T>
 constexpr T most(T a, T b) {
     return a < b ? b : a;
 }
-inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+BITEMBED_INLINE int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-inline f32x16 splat(float value) { return value - f32x16{}; }
-inline i32x16 splat(int32_t value) { return value - i32x16{}; }
+BITEMBED_INLINE f32x16 splat(float value) { return value - f32x16{}; }
+BITEMBED_INLINE i32x16 splat(int32_t value) { return value - i32x16{}; }
 
-inline f32x16 load(const float* from) {
+BITEMBED_INLINE f32x16 load(const float* from) {
     f32x16 v;
     memcpy(&v, from, sizeof v);
     return v;
 }
-inline void store(float* to, f32x16 v) { memcpy(to, &v, sizeof v); }
+BITEMBED_INLINE void store(float* to, f32x16 v) { memcpy(to, &v, sizeof v); }
 
 // The first n of sixteen (n may be more); what is beyond is 0, and is not written.
-inline f32x16 load(const float* from, int64_t n) {
+BITEMBED_INLINE f32x16 load(const float* from, int64_t n) {
     if (n >= LANES) return load(from);
     f32x16 v = {};
     if (n > 0) memcpy(&v, from, static_cast<size_t>(n) * sizeof(float));
     return v;
 }
-inline void store(float* to, f32x16 v, int64_t n) {
+BITEMBED_INLINE void store(float* to, f32x16 v, int64_t n) {
     if (n >= LANES) return store(to, v);
     if (n > 0) memcpy(to, &v, static_cast<size_t>(n) * sizeof(float));
 }
 
 template <class To, class From>
-inline To bits(From v) {
+BITEMBED_INLINE To bits(From v) {
     static_assert(sizeof(To) == sizeof(From));
     To to;
     memcpy(&to, &v, sizeof to);
     return to;
 }
 
-inline f32x16 to_float(i32x16 v) { return __builtin_convertvector(v, f32x16); }
+BITEMBED_INLINE f32x16 to_float(i32x16 v) { return converted<f32x16>(v); }
 
-inline i32x16 larger(i32x16 a, i32x16 b) { return a > b ? a : b; }
-inline f32x16 larger(f32x16 a, f32x16 b) {
-#if defined(__AVX512F__)
-    return bits<f32x16>(_mm512_max_ps(bits<__m512>(a), bits<__m512>(b)));
-#else
-    return a > b ? a : b;
-#endif
-}
-inline f32x16 absolute(f32x16 v) { return bits<f32x16>(bits<i32x16>(v) & 0x7fffffff); }
+BITEMBED_INLINE f32x16 absolute(f32x16 v) { return bits<f32x16>(bits<i32x16>(v) & 0x7fffffff); }
 
-// a b + c, rounded once.
-inline f32x16 fused(f32x16 a, f32x16 b, f32x16 c) {
-#if defined(__AVX512F__)
-    return bits<f32x16>(_mm512_fmadd_ps(bits<__m512>(a), bits<__m512>(b), bits<__m512>(c)));
-#elif defined(__FMA__)
-    __m256 x[2], y[2], z[2];
-    memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y), memcpy(z, &c, sizeof z);
-    BITEMBED_UNROLL for (int i = 0; i < 2; i++) z[i] = _mm256_fmadd_ps(x[i], y[i], z[i]);
-    memcpy(&c, z, sizeof c);
-    return c;
+#if !defined(__AVX512F__)
+#if defined(__FMA__)
+BITEMBED_INLINE f32x8 fused_halves(f32x8 a, f32x8 b, f32x8 c) { return _mm256_fmadd_ps(a, b, c); }
 #elif defined(__aarch64__)
-    float32x4_t x[4], y[4], z[4];
-    memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y), memcpy(z, &c, sizeof z);
-    BITEMBED_UNROLL for (int i = 0; i < 4; i++) z[i] = vfmaq_f32(z[i], x[i], y[i]);
-    memcpy(&c, z, sizeof c);
-    return c;
+BITEMBED_INLINE f32x4 fused_halves(f32x4 a, f32x4 b, f32x4 c) { return vfmaq_f32(c, a, b); }
 #else
+BITEMBED_INLINE f32x4 fused_halves(f32x4 a, f32x4 b, f32x4 c) {
     // As doubles, the product is exact, and a sum that is rounded to odd leaves the rounding to float as it should be.
-    for (int i = 0; i < LANES; i++) {
+    for (int i = 0; i < 4; i++) {
         const double product = static_cast<double>(a[i]) * b[i], addend = c[i], sum = product + addend;
         const double shown = sum - addend, rest = (addend - (sum - shown)) + (product - shown);  // sum + rest is exact
         uint64_t odd = bits<uint64_t>(sum);
@@ -106,38 +70,43 @@ inline f32x16 fused(f32x16 a, f32x16 b, f32x16 c) {
         c[i] = static_cast<float>(bits<double>(odd));
     }
     return c;
+}
+#endif
+template <class H>
+BITEMBED_INLINE Pair<H> fused_halves(const Pair<H>& a, const Pair<H>& b, const Pair<H>& c) {
+    return {fused_halves(a.lo, b.lo, c.lo), fused_halves(a.hi, b.hi, c.hi)};
+}
+#endif
+
+// a b + c, rounded once.
+BITEMBED_INLINE f32x16 fused(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+    return bits<f32x16>(_mm512_fmadd_ps(bits<__m512>(a), bits<__m512>(b), bits<__m512>(c)));
+#else
+    return fused_halves(a, b, c);
 #endif
 }
-inline f32x16 fused(f32x16 a, f32x16 b, float c) { return fused(a, b, splat(c)); }
+BITEMBED_INLINE f32x16 fused(f32x16 a, f32x16 b, float c) { return fused(a, b, splat(c)); }
 
-inline float sum(f32x16 v) {
-    f32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-              __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    f32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
-    return (b[0] + b[2]) + (b[1] + b[3]);
+BITEMBED_INLINE float sum(f32x16 v) {
+    const f32x4 four = folded(v, [](const auto& a, const auto& b) { return a + b; });
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
-inline int32_t sum(i32x16 v) {
-    i32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-              __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    i32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
-    return (b[0] + b[2]) + (b[1] + b[3]);
+BITEMBED_INLINE int32_t sum(i32x16 v) {
+    const i32x4 four = folded(v, [](const auto& a, const auto& b) { return a + b; });
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
-inline int32_t largest(i32x16 v) {
-    const i32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
-    const i32x8 b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    const i32x8 c = a > b ? a : b;
-    const i32x4 d = __builtin_shufflevector(c, c, 0, 1, 2, 3), e = __builtin_shufflevector(c, c, 4, 5, 6, 7);
-    const i32x4 f = d > e ? d : e;
-    return most(most(f[0], f[2]), most(f[1], f[3]));
+BITEMBED_INLINE int32_t largest(i32x16 v) {
+    const i32x4 four = folded(v, [](const auto& a, const auto& b) { return larger(a, b); });
+    return most(most(four[0], four[2]), most(four[1], four[3]));
 }
-inline float largest(f32x16 v) {
-    float y = v[0];
-    for (int i = 1; i < LANES; i++) y = v[i] > y ? v[i] : y;
-    return y;
+BITEMBED_INLINE float largest(f32x16 v) {
+    const f32x4 four = folded(v, [](const auto& a, const auto& b) { return larger(a, b); });
+    return most(most(four[0], four[2]), most(four[1], four[3]));
 }
 
 // The low bytes of sixteen integers.
-inline i8x16 low_bytes(i32x16 v) {
+BITEMBED_INLINE i8x16 low_bytes(i32x16 v) {
 #if defined(__AVX512F__)
     return bits<i8x16>(_mm512_cvtepi32_epi8(bits<__m512i>(v)));
 #elif defined(__AVX2__)
@@ -160,34 +129,31 @@ inline i8x16 low_bytes(i32x16 v) {
 }
 
 // Whether a < b in all lanes; a NaN is not less.
-inline bool all_less(f32x16 a, f32x16 b) {
+BITEMBED_INLINE bool all_less(f32x16 a, f32x16 b) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask(bits<__m512>(a), bits<__m512>(b), _CMP_LT_OQ) == 0xffff;
 #else
-    const i32x16 less = a < b;
-    const i32x8 c = __builtin_shufflevector(less, less, 0, 1, 2, 3, 4, 5, 6, 7) &
-                    __builtin_shufflevector(less, less, 8, 9, 10, 11, 12, 13, 14, 15);
-    const i32x4 d = __builtin_shufflevector(c, c, 0, 1, 2, 3) & __builtin_shufflevector(c, c, 4, 5, 6, 7);
-    return ((d[0] & d[2]) & (d[1] & d[3])) != 0;
+    const i32x4 four = folded(a < b, [](const auto& x, const auto& y) { return x & y; });
+    return ((four[0] & four[2]) & (four[1] & four[3])) != 0;
 #endif
 }
 
 // 1.5 * 2^23: adding it leaves the nearest integer (ties to even) in the low bits, for |v| < 2^22.
 constexpr float ROUNDER = 12582912.0f;
-inline f32x16 nearest(f32x16 v) {
+BITEMBED_INLINE f32x16 nearest(f32x16 v) {
     f32x16 shifted = v + ROUNDER;
     return shifted - ROUNDER;
 }
-inline i32x16 nearest_integer(f32x16 v) {
+BITEMBED_INLINE i32x16 nearest_integer(f32x16 v) {
     return bits<i32x16>(bits<u32x16>(v + ROUNDER) - bits<uint32_t>(ROUNDER));
 }
 
 // Coefficients are minimax fits of our own; the errors were measured against double precision.
 
 // e^v, relative error below 3e-7; 0 below -87, NaN for NaN.
-inline f32x16 exponential(f32x16 v) {
-    f32x16 x = v < splat(-87.0f) ? splat(-87.0f) : v;
-    x = x > splat(88.0f) ? splat(88.0f) : x;
+BITEMBED_INLINE f32x16 exponential(f32x16 v) {
+    f32x16 x = select(v < splat(-87.0f), splat(-87.0f), v);
+    x = select(x > splat(88.0f), splat(88.0f), x);
     const f32x16 power = nearest(x * 1.44269504f);
     const f32x16 t = fused(power, splat(2.12194440e-4f), fused(power, splat(-0.693359375f), x)) * 1.44269504f;
     f32x16 y = splat(1.5478018e-4f);
@@ -198,13 +164,13 @@ inline f32x16 exponential(f32x16 v) {
     y = fused(y, t, 0.6931472f);
     y = fused(y, t, 1.0f);
     y = bits<f32x16>(bits<u32x16>(y) + (bits<u32x16>(nearest_integer(power)) << 23));
-    y = v < splat(-87.0f) ? f32x16{} : y;
-    return v == v ? y : v;
+    y = select(v < splat(-87.0f), f32x16{}, y);
+    return select(v == v, y, v);
 }
 
 // erf(v), absolute error below 3e-7.
-inline f32x16 error_function(f32x16 v) {
-    const f32x16 a = absolute(v) > splat(4.0f) ? splat(4.0f) : absolute(v);
+BITEMBED_INLINE f32x16 error_function(f32x16 v) {
+    const f32x16 a = select(absolute(v) > splat(4.0f), splat(4.0f), absolute(v));
     const f32x16 s = a * a;
     f32x16 small = splat(7.889119e-05f);
     small = fused(small, s, -8.020841e-4f);
@@ -222,11 +188,11 @@ inline f32x16 error_function(f32x16 v) {
     large = fused(large, a, -0.63303953f);
     large = fused(large, a, -1.1296612f);
     large = 1.0f - exponential(fused(large, a, 2.0436493e-4f));
-    const f32x16 y = a < splat(1.0f) ? small : large;
+    const f32x16 y = select(a < splat(1.0f), small, large);
     return bits<f32x16>(bits<u32x16>(y) | (bits<u32x16>(v) & 0x80000000u));
 }
 
-inline float float_of_half(uint16_t half) {
+BITEMBED_INLINE float float_of_half(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
     const uint32_t rest = static_cast<uint32_t>(half & 0x7fff) << 13;
     // As a float32 the number is 2^112 too small, subnormal ones included; infinities and NaN keep their exponent.
@@ -238,27 +204,20 @@ struct Bfloat16 {
     uint16_t half;
 };
 
-inline f32x16 load(const Bfloat16* from, int64_t n) {
-    u16x16 halves = {};
-    if (n >= LANES) {
-        memcpy(&halves, from, sizeof halves);
-    } else {
-        memcpy(&halves, from, static_cast<size_t>(n) * sizeof(uint16_t));
-    }
-    return bits<f32x16>(__builtin_convertvector(halves, u32x16) << 16);
+BITEMBED_INLINE f32x16 load(const Bfloat16* from, int64_t n) {
+    uint16_t some[LANES] = {};
+    if (n < LANES) memcpy(some, from, static_cast<size_t>(n) * sizeof(uint16_t));
+    return bits<f32x16>(Halfwords<u32x16>::load(n < LANES ? some : &from->half) << 16);
 }
 
 // Rounds to nearest, ties to even; NaN stays NaN.
-inline void store(Bfloat16* to, f32x16 v, int64_t n) {
+BITEMBED_INLINE void store(Bfloat16* to, f32x16 v, int64_t n) {
     const u32x16 u = bits<u32x16>(v);
     const u32x16 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-    const u32x16 not_a_number = (u >> 16) | 0x40;
-    const u16x16 halves = __builtin_convertvector(v == v ? rounded : not_a_number, u16x16);
-    if (n >= LANES) {
-        memcpy(to, &halves, sizeof halves);
-    } else {
-        memcpy(to, &halves, static_cast<size_t>(n) * sizeof(uint16_t));
-    }
+    const u32x16 halves = select(v == v, rounded, (u >> 16) | 0x40);
+    uint16_t some[LANES];
+    Halfwords<u32x16>::store(n < LANES ? some : &to->half, halves);
+    if (n < LANES) memcpy(to, some, static_cast<size_t>(n) * sizeof(uint16_t));
 }
 
 }  // namespace
