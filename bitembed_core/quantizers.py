@@ -65,8 +65,9 @@ def learned_pattern(weight: Tensor, log_scale: Tensor) -> Tensor:
 
 def mean_magnitude(weight: Tensor) -> Tensor:
     """`mean|W|` float32, a scalar, summed in float64: the same whatever the order of the sum, and so on every machine, with
-    every number of threads."""
-    return (weight.float().abs().sum(dtype=torch.float64) / weight.numel()).float()
+    every number of threads (but for MPS, which has no float64)."""
+    wide = torch.float32 if weight.device.type == "mps" else torch.float64
+    return (weight.float().abs().sum(dtype=wide) / weight.numel()).float()
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:

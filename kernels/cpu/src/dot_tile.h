@@ -58,8 +58,9 @@ void dot_tile(const TileInput& in, const TileOutput& to) {
     const int64_t stride = in.stride;
     const int64_t block_bytes = in.block_bytes;
     const uint8_t* ahead = in.ahead;
-    // With few tokens every field has sums of its own: one chain of sums would take longer than reading the weights. Fields then
-    // stay where they lie in a byte, without a shift, and their sums are 4, 16 and 64 times too large (which 32 bits hold up to half a million features).
+    // With few tokens every field has sums of its own: one chain of sums would take longer than reading the weights. Fields
+    // then stay where they lie in a byte, without a shift, and their sums are 4, 16 and 64 times too large (which 32 bits hold
+    // up to half a million features).
     constexpr int CHAINS = T <= 2 ? 4 : 1;
     __m512i acc[CHAINS][T][B];
     BITEMBED_UNROLL for (int t = 0; t < T; t++) {
